@@ -1,0 +1,39 @@
+import { defineConfig } from "vitest/config";
+
+/**
+ * Four kinds of test, told apart by their name:
+ *   *.test.ts       unit: seconds, no root, no services (`npm run verify`)
+ *   *.int.test.ts   integration: a real database on disk, real processes
+ *   *.lab.test.ts   lab: network namespaces and the real tools; needs root
+ *   contract/       the HTTP API's contract, once on Node and once in workerd (its own configuration)
+ */
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["{control-plane,agent,shared,scripts}/**/*.test.ts"],
+          exclude: ["**/*.int.test.ts", "**/*.lab.test.ts"],
+        },
+      },
+      {
+        test: {
+          name: "integration",
+          include: ["{control-plane,agent,shared,scripts}/**/*.int.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          name: "lab",
+          include: ["{control-plane,agent,shared,scripts}/**/*.lab.test.ts"],
+          testTimeout: 180_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});

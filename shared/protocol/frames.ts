@@ -1,0 +1,212 @@
+import { z } from "zod";
+import { signedBytes } from "../canonical.ts";
+import { idSchema } from "../ids.ts";
+import { stateItemSchema } from "./desired-state.ts";
+import { taskOutcomeSchema } from "./tasks.ts";
+import { key32Schema, sha256Schema, signatureSchema } from "./values.ts";
+
+/** The link's sub-protocol: one JSON object a WebSocket text message, told apart by `t`. */
+export const SUBPROTOCOL = "trunkline.v1";
+/** Largest frame an agent may send, and largest the control plane may send, in bytes. */
+export const MAX_FRAME_UP = 256 * 1024;
+export const MAX_FRAME_DOWN = 1024 * 1024;
+/** How often either side pings, and how long a silence means the link is dead. */
+export const HEARTBEAT_MS = 15_000;
+export const SILENCE_MS = 40_000;
+
+const rev = z.number().int().nonnegative();
+const signature = z.object({ keyId: z.string().max(64), value: signatureSchema });
+const ping = z.object({ t: z.literal("ping"), id: z.number().int().nonnegative(), at: z.number() });
+/** `at` is the answering side's clock, for the midpoint estimate of the clock offset. */
+const pong = z.object({ t: z.literal("pong"), id: z.number().int().nonnegative(), at: z.number() });
+
+export const challengeFrame = z.object({
+  t: z.literal("challenge"),
+  nonce: z.string().min(16).max(128),
+  serverTime: z.number(),
+});
+
+export const helloFrame = z.object({
+  t: z.literal("hello"),
+  hostId: idSchema("hst"),
+  epoch: z.number().int().nonnegative(),
+  /** Ed25519 by the agent's identity over {@link helloSignedBytes}. */
+  signature: signatureSchema,
+  version: z.string().max(64),
+  bootId: z.string().max(64),
+  capabilities: z.array(z.string().max(64)).max(64),
+  /** The last state the host applied and verified, or null when it never had one. */
+  applied: z.object({ rev, sha256: sha256Schema }).nullable(),
+});
+
+export const welcomeFrame = z.object({
+  t: z.literal("welcome"),
+  session: idSchema("lnk"),
+  heartbeatMs: z.number().int().positive(),
+  silenceMs: z.number().int().positive(),
+});
+
+export const stateFrame = z.object({
+  t: z.literal("state"),
+  rev,
+  sha256: sha256Schema,
+  /** Null: unchanged, the agent already has this revision and hash. */
+  items: z.array(stateItemSchema).max(10_000).nullable(),
+  signature,
+});
+
+export const ackFrame = z.object({
+  t: z.literal("ack"),
+  rev,
+  sha256: sha256Schema,
+  results: z
+    .array(z.object({ item: z.string().max(64), ok: z.boolean(), error: z.string().max(500).optional() }))
+    .max(10_000),
+});
+
+/** Something that happened on the host and that an operator should see. */
+export const hostEventSchema = z.object({
+  at: z.number(),
+  kind: z.enum(["drift_repaired", "apply_failed", "expired_on_host", "frame_refused"]),
+  item: z.string().max(64).optional(),
+  detail: z.string().max(500),
+});
+export type HostEvent = z.infer<typeof hostEventSchema>;
+
+/** What the host sees. Each member is sent only when it changed since the last frame of this session; a present member is whole. */
+export const observationSchema = z.object({
+  wireguard: z
+    .array(
+      z.object({
+        interface: z.string().max(15),
+        peers: z
+          .array(
+            z.object({
+              publicKey: key32Schema,
+              endpoint: z.string().max(64).nullable(),
+              /** UTC ms, or null when there was none. */
+              lastHandshakeAt: z.number().nullable(),
+              rxBytes: z.number(),
+              txBytes: z.number(),
+            }),
+          )
+          .max(1024),
+      }),
+    )
+    .max(16)
+    .optional(),
+  relays: z
+    .array(z.object({ item: z.string().max(64), flows: z.number().int(), bytes: z.number().optional() }))
+    .max(10_000)
+    .optional(),
+  whitelist: z
+    .array(z.object({ item: z.string().max(64), deniedPackets: z.number(), entries: z.number().int() }))
+    .max(16)
+    .optional(),
+  conntrack: z.object({ count: z.number().int(), max: z.number().int() }).optional(),
+  load1: z.number().optional(),
+  memoryUsedBytes: z.number().optional(),
+});
+export type Observation = z.infer<typeof observationSchema>;
+
+export const observeFrame = z.object({
+  t: z.literal("observe"),
+  at: z.number(),
+  values: observationSchema,
+  events: z.array(hostEventSchema).max(100),
+});
+
+export const taskFrame = z.object({
+  t: z.literal("task"),
+  id: idSchema("tsk"),
+  kind: z.string().max(32),
+  params: z.unknown(),
+  deadlineAt: z.number().int(),
+  signature,
+});
+export const taskEventFrame = z.object({
+  t: z.literal("task.event"),
+  id: idSchema("tsk"),
+  seq: z.number().int().nonnegative(),
+  data: z.unknown(),
+});
+export const taskEndFrame = z.object({ t: z.literal("task.end"), id: idSchema("tsk"), outcome: taskOutcomeSchema });
+export const taskCancelFrame = z.object({ t: z.literal("task.cancel"), id: idSchema("tsk") });
+
+export const byeFrame = z.object({
+  t: z.literal("bye"),
+  reconnectAfterMs: z.number().int().nonnegative(),
+  reason: z.enum(["draining", "superseded", "stale_epoch", "refused", "bad_frame", "removed"]),
+  /** With `stale_epoch`: the epoch the control plane holds, so that a host restored from an old copy can go past it. */
+  epoch: z.number().int().nonnegative().optional(),
+});
+
+export const serverFrameSchema = z.discriminatedUnion("t", [
+  challengeFrame,
+  welcomeFrame,
+  stateFrame,
+  taskFrame,
+  taskCancelFrame,
+  ping,
+  pong,
+  byeFrame,
+]);
+export const agentFrameSchema = z.discriminatedUnion("t", [
+  helloFrame,
+  ackFrame,
+  observeFrame,
+  taskEventFrame,
+  taskEndFrame,
+  ping,
+  pong,
+]);
+
+export type ServerFrame = z.infer<typeof serverFrameSchema>;
+export type AgentFrame = z.infer<typeof agentFrameSchema>;
+export type StateFrame = z.infer<typeof stateFrame>;
+export type TaskFrame = z.infer<typeof taskFrame>;
+export type HelloFrame = z.infer<typeof helloFrame>;
+
+export type ParsedFrame<F> =
+  | { kind: "frame"; frame: F }
+  /** Well-formed, but of a type this side does not know: ignored and counted, so that newer peers can talk to older. */
+  | { kind: "unknown"; t: string }
+  /** Not JSON, no `t`, too large, or a known type that fails its schema: the link is closed with this reason. */
+  | { kind: "bad"; reason: string };
+
+type FrameSchema = typeof serverFrameSchema | typeof agentFrameSchema;
+
+function parse<S extends FrameSchema>(schema: S, text: string, maxBytes: number): ParsedFrame<z.infer<S>> {
+  // A UTF-16 length above the limit is above it in bytes too; a shorter text is measured exactly.
+  if (text.length > maxBytes || (text.length * 3 > maxBytes && new TextEncoder().encode(text).length > maxBytes))
+    return { kind: "bad", reason: "frame too large" };
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return { kind: "bad", reason: "frame is not JSON" };
+  }
+  const t = (value as { t?: unknown } | null)?.t;
+  if (typeof value !== "object" || typeof t !== "string") return { kind: "bad", reason: "frame has no type" };
+  const known = schema.options.some((option) => option.shape.t.value === t);
+  if (!known) return { kind: "unknown", t: t.slice(0, 32) };
+  const result = schema.safeParse(value);
+  if (result.success) return { kind: "frame", frame: result.data as z.infer<S> };
+  const issue = result.error.issues[0];
+  return { kind: "bad", reason: `${t}: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.slice(0, 120) };
+}
+
+/** Reads a frame an agent sent. Never throws. */
+export function parseAgentFrame(text: string): ParsedFrame<AgentFrame> {
+  return parse(agentFrameSchema, text, MAX_FRAME_UP);
+}
+
+/** Reads a frame the control plane sent. Never throws. */
+export function parseServerFrame(text: string): ParsedFrame<ServerFrame> {
+  return parse(serverFrameSchema, text, MAX_FRAME_DOWN);
+}
+
+/** The bytes an agent signs in `hello`: the server's nonce makes each use fresh. */
+export function helloSignedBytes(hello: { nonce: string; hostId: string; epoch: number }): Uint8Array<ArrayBuffer> {
+  return signedBytes("trunkline.hello.v1", { nonce: hello.nonce, hostId: hello.hostId, epoch: hello.epoch });
+}
