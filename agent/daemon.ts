@@ -1,0 +1,198 @@
+import { systemClock } from "./clock.ts";
+import type { AgentConfig } from "./config.ts";
+import { UsageError } from "./config.ts";
+import { defaultInterface } from "./drivers/links.ts";
+import { RelayNftDriver } from "./drivers/relay-nft.ts";
+import { type Uplink, UplinkDriver } from "./drivers/uplink.ts";
+import { WhitelistDriver } from "./drivers/whitelist.ts";
+import { WireguardDriver } from "./drivers/wireguard.ts";
+import { createExec } from "./exec.ts";
+import { bootId, findCapabilities, VERSION } from "./facts.ts";
+import { openSealed, sha256OfCanonical, signer, verifier } from "./keys.ts";
+import { LinkSession, type SessionAction } from "./link/session.ts";
+import { LinkShell } from "./link/shell.ts";
+import type { Log } from "./log.ts";
+import { Reconciler } from "./reconcile.ts";
+import type { KeptState, StateStore } from "./state-store.ts";
+import { StatusFile } from "./status-file.ts";
+import { createSystemd, loopsAlive } from "./systemd.ts";
+import { TaskDispatcher } from "./tasks/dispatch.ts";
+import { TaskError } from "./tasks/types.ts";
+import { Watch } from "./watch.ts";
+
+export interface Daemon {
+  /** Ends the link and the loops. What is in the kernel stays. */
+  stop(): Promise<void>;
+}
+
+/** The agent's composition root: everything is made and wired here, and nothing runs before. */
+export async function startDaemon(config: AgentConfig, store: StateStore, log: Log): Promise<Daemon> {
+  const enrolment = store.enrolment();
+  const keys = store.keys();
+  if (!enrolment || !keys)
+    throw new UsageError(`This host is not enrolled (${store.dir}). Run: trunkline-agent enrol --url URL --role ROLE`);
+  const exec = createExec();
+  const clock = systemClock;
+  const systemd = createSystemd(process.env, exec, log);
+  // Child processes and libraries have no business with these.
+  const verify = verifier(enrolment.controlPlaneKey.publicKey);
+  const kept = store.state();
+
+  let uplink: Promise<Uplink> | undefined;
+  const getUplink = () => {
+    uplink ??= import("./tasks/uplink.ts").then((m) => m.createUplink());
+    return uplink;
+  };
+  const drivers = [
+    new WhitelistDriver(exec, store),
+    new RelayNftDriver(exec, store),
+    new WireguardDriver({
+      exec,
+      store,
+      keyFile: store.wireguardKeyFile,
+      publicKey: keys.wireguard?.publicKey ?? null,
+    }),
+    new UplinkDriver(getUplink),
+  ];
+
+  const session = new LinkSession({
+    hostId: enrolment.hostId,
+    version: VERSION,
+    bootId: bootId(),
+    capabilities: findCapabilities(),
+    endpoints: config.endpoints,
+    controlPlaneKeyId: enrolment.controlPlaneKey.keyId,
+    epoch: store.epoch(),
+    accepted: kept && { rev: kept.rev, sha256: kept.sha256 },
+    applied: store.applied(),
+    sign: signer(keys.identity),
+    verify,
+    sha256: sha256OfCanonical,
+    random: Math.random,
+  });
+  const tunnel = () => reconciler.target?.items.find((item) => item.type === "wireguard")?.interface;
+  const status = new StatusFile(store, { hostId: enrolment.hostId, role: enrolment.role, version: VERSION }, log);
+  const told = () => {
+    status.update({ session, report: reconciler.lastReport });
+    const applied = reconciler.lastReport;
+    systemd.status(`link ${session.phase}, revision ${applied ? applied.rev : "none"}`);
+  };
+  let ready = false;
+  const becomeReady = () => {
+    if (!ready) systemd.ready();
+    ready = true;
+  };
+
+  const reconciler = new Reconciler({
+    drivers,
+    clock,
+    log,
+    onReport(report) {
+      log.info("state applied", { rev: report.rev, allOk: report.allOk, items: report.results.length });
+      shell.input({ type: "report", ...report });
+      becomeReady();
+      told();
+    },
+    onEvents: (events) => watch.events(events),
+  });
+  const dispatcher = new TaskDispatcher({
+    log,
+    loaders: {
+      ping: async () => (await import("./tasks/ping.ts")).runPing,
+      capture: async () => (await import("./tasks/capture.ts")).runCapture,
+      uplink: async () => (await getUplink()).run,
+    },
+    send(frame) {
+      if (session.phase !== "linked") return false;
+      shell.input({ type: "send", frame });
+      return true;
+    },
+    context: {
+      hostInfo: {
+        tunnelInterface: tunnel,
+        async outsideInterface() {
+          const name = await defaultInterface(exec);
+          if (name === undefined) throw new TaskError("no_default_route", "This host has no default route.");
+          return name;
+        },
+      },
+      openSealed: (sealed) => openSealed(keys.box, sealed),
+      endpoint: () => session.endpoint.replace(/\/+$/, ""),
+      now: clock.wall,
+    },
+  });
+  const perform = (action: SessionAction) => {
+    switch (action.type) {
+      case "saveEpoch":
+        return store.saveEpoch(action.epoch);
+      case "saveApplied":
+        return store.saveApplied(action.applied);
+      case "accept": {
+        const state: KeptState = action.state;
+        store.saveState(state);
+        return reconciler.want(state);
+      }
+      case "recheck":
+        return reconciler.recheck();
+      case "task":
+        return dispatcher.start(action.task);
+      case "cancelTask":
+        return dispatcher.cancel(action.id);
+      case "event":
+        log.warn("refused", { detail: action.event.detail });
+        return watch.events([action.event]);
+      case "linked":
+        log.info("linked", { endpoint: session.endpoint });
+        // After this turn: the session's own actions come first on the wire.
+        setImmediate(() => {
+          watch.linked();
+          dispatcher.linked();
+          becomeReady();
+          told();
+        });
+        return;
+      case "unlinked":
+        return told();
+    }
+  };
+  const shell: LinkShell = new LinkShell({
+    session,
+    log,
+    now: () => ({ mono: clock.mono(), wall: clock.wall() }),
+    perform,
+  });
+  const watch = new Watch({
+    exec,
+    log,
+    clock,
+    items: () => reconciler.target?.items ?? [],
+    send: (frame) => shell.input({ type: "send", frame }),
+    linked: () => session.phase === "linked",
+  });
+
+  // The data path first: it needs no control plane.
+  if (kept) reconciler.want(kept);
+  const loops = [reconciler.run(), watch.run()];
+  shell.start();
+  const feeding =
+    systemd.watchdogMs === undefined
+      ? undefined
+      : setInterval(() => {
+          const at = { reconcile: reconciler.aliveAt, link: shell.aliveAt };
+          if (loopsAlive(clock.mono(), at)) systemd.watchdog();
+          else log.error("a loop stands still; the watchdog is not fed", at);
+        }, systemd.watchdogMs);
+
+  return {
+    async stop() {
+      const said = systemd.stopping();
+      clearInterval(feeding);
+      dispatcher.stop();
+      reconciler.stop();
+      watch.stop();
+      shell.stop();
+      await Promise.all([said, ...loops, uplink?.then((u) => u.close())]);
+      status.close();
+    },
+  };
+}

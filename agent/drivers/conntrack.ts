@@ -1,0 +1,61 @@
+import type { Exec } from "../exec.ts";
+
+/** A UDP flow as conntrack sees it: who it was sent to, and who answers. */
+export interface Flow {
+  source: string;
+  sourcePort: number;
+  /** Where the client sent it. */
+  address: string;
+  port: number;
+  /** Who answers: the target of the address translation, or `address:port` when there was none. */
+  from: string;
+  fromPort: number;
+  mark: number;
+  /** Both directions, or undefined where the kernel does not count. */
+  bytes: number | undefined;
+}
+
+const LINE =
+  /^udp\s+17\s+\d+ (?:\S+ )?src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+) (.*?)src=(\S+) dst=\S+ sport=(\d+) dport=\d+ (.*)$/;
+
+/** Reads one line of `conntrack -L -p udp`; undefined when it is something else. */
+export function parseFlow(line: string): Flow | undefined {
+  const m = LINE.exec(line);
+  if (!m) return undefined;
+  const [, source = "", address = "", sport, dport, between = "", from = "", rsport, rest = ""] = m;
+  const counts = [...`${between} ${rest}`.matchAll(/bytes=(\d+)/g)].map((c) => Number(c[1]));
+  return {
+    source,
+    sourcePort: Number(sport),
+    address,
+    port: Number(dport),
+    from,
+    fromPort: Number(rsport),
+    mark: Number(/mark=(\d+)/.exec(rest)?.[1] ?? 0),
+    bytes: counts.length > 0 ? counts.reduce((a, b) => a + b, 0) : undefined,
+  };
+}
+
+/** All UDP flows, or those sent to one port. */
+export async function listFlows(exec: Exec, port?: number): Promise<Flow[]> {
+  const filter = port === undefined ? [] : ["--orig-port-dst", String(port)];
+  const { stdout } = await exec.run(["conntrack", "-L", "-p", "udp", ...filter], { maxBytes: 256 * 1024 * 1024 });
+  const flows: Flow[] = [];
+  for (const line of stdout.split("\n")) {
+    const flow = parseFlow(line);
+    if (flow) flows.push(flow);
+  }
+  return flows;
+}
+
+/** Forgets one flow; the next packet of it is looked up anew. A flow that is gone already is fine. */
+export async function forgetFlow(exec: Exec, flow: Flow): Promise<void> {
+  const argv = ["conntrack", "-D", "-p", "udp", "--orig-src", flow.source, "--orig-dst", flow.address];
+  argv.push("--orig-port-src", String(flow.sourcePort), "--orig-port-dst", String(flow.port));
+  await exec.run(argv, { okCodes: [0, 1] });
+}
+
+/** Forgets every flow that was sent to one port. */
+export async function forgetPort(exec: Exec, port: number): Promise<void> {
+  await exec.run(["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(port)], { okCodes: [0, 1] });
+}

@@ -1,0 +1,111 @@
+import type { RelayItem, StateItem } from "../../shared/protocol/desired-state.ts";
+import type { Flow } from "./conntrack.ts";
+import { itemsOf } from "./driver.ts";
+
+/** One bit of the conntrack mark says "translated by our relay"; the others are left alone. */
+export const RELAY_MARK = 0x0080_0000;
+export const RELAY_TABLE = "trunkline_relay";
+export const RELAY_MAP = "fwd4";
+
+/** Where a port's packets go. */
+export interface Target {
+  address: string;
+  port: number;
+}
+
+/** The relays a host should have: whole ranges by rule, single ports by map. */
+export interface RelayWants {
+  ranges: { item: string; from: number; to: number; address: string; port: number | "same" }[];
+  singles: Map<number, Target & { item: string }>;
+  refused: { item: string; error: string }[];
+}
+
+/** Sorts the relay items out; two that claim one port can't both be had, the first of the state wins. */
+export function relayWants(items: readonly StateItem[]): RelayWants {
+  const wants: RelayWants = { ranges: [], singles: new Map(), refused: [] };
+  const taken: RelayItem[] = [];
+  for (const item of itemsOf(items, "relay")) {
+    const { from, to } = item.listen;
+    if (item.driver !== "nft") {
+      const error = `driver_not_available: relays by ${item.driver} are not in this version of the agent; use nft`;
+      wants.refused.push({ item: item.id, error });
+      continue;
+    }
+    const other = taken.find((t) => from <= t.listen.to && t.listen.from <= to);
+    if (other) {
+      wants.refused.push({ item: item.id, error: `port_overlap: ${from}-${to} overlaps with ${other.id}` });
+      continue;
+    }
+    taken.push(item);
+    const { address, port } = item.to;
+    if (from === to) wants.singles.set(from, { item: item.id, address, port: port === "same" ? from : port });
+    else wants.ranges.push({ item: item.id, from, to, address, port });
+  }
+  wants.ranges.sort((a, b) => a.from - b.from);
+  return wants;
+}
+
+/** The target of a port, or undefined when it is not relayed. */
+export function targetOf(wants: RelayWants, port: number): Target | undefined {
+  const single = wants.singles.get(port);
+  if (single) return single;
+  const range = wants.ranges.find((r) => r.from <= port && port <= r.to);
+  return range && { address: range.address, port: range.port === "same" ? port : range.port };
+}
+
+/**
+ * The table's text, without the map's elements. One rule a range: a boarding host's two hundred ports cost one
+ * comparison. The mark is set before the map is looked up, because a match ends the chain; the last rule takes it back
+ * from what did not match.
+ */
+export function relayRuleset(wants: RelayWants, elements = ""): string {
+  const mark = `ct mark set ct mark or ${RELAY_MARK}`;
+  const ranges = wants.ranges.map(
+    (r) => `    udp dport ${r.from}-${r.to} ${mark} dnat to ${r.address}${r.port === "same" ? "" : `:${r.port}`}\n`,
+  );
+  return `table ip ${RELAY_TABLE} {
+  map ${RELAY_MAP} {
+    type inet_service : ipv4_addr . inet_service
+${elements}  }
+  chain pre {
+    type nat hook prerouting priority dstnat; policy accept;
+    meta l4proto != udp return
+    fib daddr type != local return
+${ranges.join("")}    ${mark} dnat ip to udp dport map @${RELAY_MAP}
+    ct mark set ct mark and ${0xffff_ffff - RELAY_MARK}
+  }
+  chain post {
+    type nat hook postrouting priority srcnat; policy accept;
+    ct mark and ${RELAY_MARK} != 0 masquerade
+  }
+}
+`;
+}
+
+export function elementText(port: number, target: Target): string {
+  return `${port} : ${target.address} . ${target.port}`;
+}
+
+/** The map's elements out of nft's JSON: `[port, {concat: [address, port]}]` each. */
+export function readMap(elements: readonly unknown[]): Map<number, Target> {
+  const map = new Map<number, Target>();
+  for (const element of elements) {
+    const [key, value] = element as [unknown, { concat?: [string, number] }];
+    // An element with a comment or a timeout, put there by hand, is an object: its key is wrapped.
+    const port = typeof key === "number" ? key : Number((key as { elem?: { val?: unknown } })?.elem?.val);
+    map.set(port, { address: String(value?.concat?.[0]), port: Number(value?.concat?.[1]) });
+  }
+  return map;
+}
+
+/**
+ * True for a flow that the table as it is would not have made: one that still goes to an earlier target, or one that
+ * began before there was a mapping and that its keepalives would otherwise keep untranslated for ever.
+ */
+export function isStale(wants: RelayWants, flow: Flow, localAddresses: ReadonlySet<string>): boolean {
+  const target = targetOf(wants, flow.port);
+  const ours = (flow.mark & RELAY_MARK) !== 0;
+  if (!target) return ours;
+  if (flow.from === target.address && flow.fromPort === target.port) return false;
+  return ours || localAddresses.has(flow.address);
+}

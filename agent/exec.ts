@@ -1,0 +1,105 @@
+import { type SpawnOptions, spawn } from "node:child_process";
+
+/** A command that could not run, failed, or took too long. Names the command and what it wrote to stderr. */
+export class ExecError extends Error {
+  readonly argv: readonly string[];
+  /** Exit status; null when it was killed or never started. */
+  readonly code: number | null;
+  readonly stderr: string;
+
+  constructor(argv: readonly string[], code: number | null, stderr: string, why: string) {
+    super(`${argv.slice(0, 6).join(" ").slice(0, 200)}: ${why}${stderr ? `: ${stderr.trim().slice(0, 400)}` : ""}`);
+    this.name = "ExecError";
+    this.argv = argv;
+    this.code = code;
+    this.stderr = stderr;
+  }
+}
+
+export interface RunOptions {
+  stdin?: string;
+  timeoutMs?: number;
+  /** Exit statuses that are an answer and not a failure. Default: 0 only. */
+  okCodes?: readonly number[];
+  /** Most bytes of output kept; more is an error, so that a huge table can't eat the host's memory. */
+  maxBytes?: number;
+}
+
+export interface RunResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** The only way the agent starts programs: by argv, never through a shell. */
+export interface Exec {
+  /** Runs to the end. Throws {@link ExecError}. */
+  run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
+  /** Starts a program in a session of its own that outlives the agent. Resolves when it has started. */
+  detach(argv: readonly string[]): Promise<void>;
+}
+
+/**
+ * @param prefix argv put before every command, for example `["ip", "netns", "exec", NS]` in the lab
+ */
+export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {}): Exec {
+  // LC_ALL=C: outputs are parsed. Nothing else of our environment (tokens, NOTIFY_SOCKET) reaches a tool.
+  const env = { PATH: process.env.PATH ?? "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C" };
+
+  function start(argv: readonly string[], options: SpawnOptions) {
+    const [file, ...args] = [...prefix, ...argv];
+    if (file === undefined) throw new TypeError("an empty argv");
+    return spawn(file, args, { ...options, env, shell: false });
+  }
+
+  return {
+    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024 } = {}) {
+      return new Promise((resolve, reject) => {
+        const child = start(argv, { stdio: ["pipe", "pipe", "pipe"] });
+        const out: Buffer[] = [];
+        const err: Buffer[] = [];
+        let size = 0;
+        let why: string | undefined;
+        const give = (reason: string) => {
+          why ??= reason;
+          child.kill("SIGKILL");
+        };
+        const timer = setTimeout(() => give(`no end after ${timeoutMs} ms`), timeoutMs);
+        child.stdout?.on("data", (chunk: Buffer) => {
+          size += chunk.length;
+          if (size > maxBytes) give(`more than ${maxBytes} bytes of output`);
+          else out.push(chunk);
+        });
+        child.stderr?.on("data", (chunk: Buffer) => {
+          if (err.length < 64) err.push(chunk);
+        });
+        // A program that does not read its input closes the pipe: its exit status says what happened.
+        child.stdin?.on("error", () => {});
+        child.stdin?.end(stdin ?? "");
+        child.on("error", (error) => {
+          clearTimeout(timer);
+          reject(new ExecError(argv, null, "", `could not start (${error.message})`));
+        });
+        child.on("close", (code) => {
+          clearTimeout(timer);
+          const stderr = Buffer.concat(err).toString();
+          if (why !== undefined) reject(new ExecError(argv, code, stderr, why));
+          else if (code === null || !okCodes.includes(code))
+            reject(new ExecError(argv, code, stderr, `ended with ${code}`));
+          else resolve({ code, stdout: Buffer.concat(out).toString(), stderr });
+        });
+      });
+    },
+
+    detach(argv) {
+      return new Promise((resolve, reject) => {
+        const child = start(argv, { stdio: "ignore", detached: true, cwd: "/" });
+        child.on("error", (error) => reject(new ExecError(argv, null, "", `could not start (${error.message})`)));
+        child.on("spawn", () => {
+          child.unref();
+          resolve();
+        });
+      });
+    },
+  };
+}

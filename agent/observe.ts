@@ -1,0 +1,131 @@
+import { readFileSync } from "node:fs";
+import { loadavg, totalmem } from "node:os";
+import { canonicalJson } from "../shared/canonical.ts";
+import type { StateItem } from "../shared/protocol/desired-state.ts";
+import type { Observation } from "../shared/protocol/frames.ts";
+import { rangesOf } from "./drivers/cidr.ts";
+import { listFlows } from "./drivers/conntrack.ts";
+import { itemsOf } from "./drivers/driver.ts";
+import { RELAY_MARK } from "./drivers/relay-plan.ts";
+import { deniedName, EXIT_TABLE } from "./drivers/whitelist-plan.ts";
+import { parseDump } from "./drivers/wireguard-dump.ts";
+import type { Exec } from "./exec.ts";
+import { type Log, sentence } from "./log.ts";
+
+/** How often the host is looked at. */
+export const OBSERVE_MS = 15_000;
+
+/** Keeps back what a session was already told. */
+export class ChangedOnly {
+  #told = new Map<string, string>();
+
+  /** A new session knows nothing. */
+  reset(): void {
+    this.#told.clear();
+  }
+
+  /** The members that differ from what was last given. */
+  filter(values: Observation): Observation {
+    const changed: Record<string, unknown> = {};
+    for (const [name, value] of Object.entries(values)) {
+      if (value === undefined) continue;
+      const text = canonicalJson(value);
+      if (this.#told.get(name) === text) continue;
+      this.#told.set(name, text);
+      changed[name] = value;
+    }
+    return changed as Observation;
+  }
+}
+
+/** What the host sees now, for the items it has. A part that can't be read is left out and logged. */
+export async function observeHost(exec: Exec, items: readonly StateItem[], log: Log): Promise<Observation> {
+  const [wireguard, relays, whitelist, conntrack] = await Promise.all([
+    part(log, "wireguard", () => seeTunnels(exec, items)),
+    part(log, "relays", () => seeRelays(exec, items)),
+    part(log, "whitelist", () => seeDenied(exec, items)),
+    part(log, "conntrack", () => seeConntrack(exec)),
+  ]);
+  const load1 = Math.round((loadavg()[0] ?? 0) * 10) / 10;
+  const values: Observation = { load1, memoryUsedBytes: memoryUsed() };
+  if (wireguard && wireguard.length > 0) values.wireguard = wireguard;
+  if (relays && relays.length > 0) values.relays = relays;
+  if (whitelist && whitelist.length > 0) values.whitelist = whitelist;
+  if (conntrack) values.conntrack = conntrack;
+  return values;
+}
+
+async function part<T>(log: Log, name: string, see: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await see();
+  } catch (error) {
+    log.warn("an observation failed", { part: name, why: sentence(error) });
+    return undefined;
+  }
+}
+
+async function seeTunnels(exec: Exec, items: readonly StateItem[]) {
+  const seen: NonNullable<Observation["wireguard"]> = [];
+  for (const { interface: name } of itemsOf(items, "wireguard")) {
+    const { code, stdout } = await exec.run(["wg", "show", name, "dump"], { okCodes: [0, 1] });
+    if (code !== 0) continue;
+    const peers = parseDump(stdout).peers.map(({ publicKey, endpoint, lastHandshakeAt, rxBytes, txBytes }) => {
+      return { publicKey, endpoint, lastHandshakeAt, rxBytes, txBytes };
+    });
+    seen.push({ interface: name, peers });
+  }
+  return seen;
+}
+
+/** Flows and bytes by relay item. Bytes are those of flows that still are, where the kernel counts them. */
+async function seeRelays(exec: Exec, items: readonly StateItem[]) {
+  const relays = itemsOf(items, "relay");
+  if (relays.length === 0) return [];
+  const seen = relays.map((item) => ({ item: item.id, flows: 0, bytes: 0, counted: false, listen: item.listen }));
+  const byPort = new Map<number, (typeof seen)[number]>();
+  for (const entry of seen) for (let p = entry.listen.from; p <= entry.listen.to; p++) byPort.set(p, entry);
+  for (const flow of await listFlows(exec)) {
+    const entry = byPort.get(flow.port);
+    if (!entry || (flow.mark & RELAY_MARK) === 0) continue;
+    entry.flows += 1;
+    if (flow.bytes === undefined) continue;
+    entry.bytes += flow.bytes;
+    entry.counted = true;
+  }
+  return seen.map(({ item, flows, bytes, counted }) => ({ item, flows, ...(counted ? { bytes } : {}) }));
+}
+
+async function seeDenied(exec: Exec, items: readonly StateItem[]) {
+  const whitelists = itemsOf(items, "whitelist");
+  if (whitelists.length === 0) return [];
+  const { code, stdout } = await exec.run(["nft", "-j", "list", "counters", "table", "ip", EXIT_TABLE], {
+    okCodes: [0, 1],
+  });
+  if (code !== 0) return [];
+  const entries = (JSON.parse(stdout) as { nftables: { counter?: { name: string; packets: number } }[] }).nftables;
+  const denied = new Map(entries.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets] as const] : [])));
+  return whitelists.map((w) => ({
+    item: w.id,
+    deniedPackets: denied.get(deniedName(w.interface)) ?? 0,
+    entries: rangesOf(w.cidrs).length,
+  }));
+}
+
+async function seeConntrack(exec: Exec) {
+  const names = ["net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"];
+  const { stdout } = await exec.run(["sysctl", "-n", ...names]);
+  const [count, max] = stdout.trim().split(/\s+/).map(Number);
+  return { count: count ?? 0, max: max ?? 0 };
+}
+
+/** In steps of 16 MiB: every byte more or less is no news. */
+function memoryUsed(): number {
+  let free = 0;
+  try {
+    free = Number(/^MemAvailable:\s+(\d+) kB/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1] ?? 0) * 1024;
+  } catch {
+    // No such file on this system: all of it counts as used.
+  }
+  const step = 16 * 1024 * 1024;
+  return Math.round((totalmem() - free) / step) * step;
+}

@@ -1,0 +1,228 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import type { StateItem } from "../shared/protocol/desired-state.ts";
+import type { HostEvent } from "../shared/protocol/frames.ts";
+import { Reconciler, type Report } from "./reconcile.ts";
+import { FakeClock } from "./testing/fake-clock.ts";
+import { ModelDriver, type ModelKernel, newKernel } from "./testing/model-kernel.ts";
+import { relayItem } from "./testing/session-bench.ts";
+
+const silent = { info() {}, warn() {}, error() {} };
+
+/** A reconciler over a model of a kernel, with time in the test's hand. */
+class Bench {
+  readonly clock = new FakeClock();
+  readonly kernel: ModelKernel = newKernel();
+  reports: Report[] = [];
+  events: HostEvent[] = [];
+  reconciler!: Reconciler;
+  #running: Promise<void> = Promise.resolve();
+  #target: { rev: number; sha256: string; items: StateItem[] } | undefined;
+
+  constructor() {
+    this.boot();
+  }
+
+  /** A new process over the same kernel, which knows what is on disk. */
+  boot(): void {
+    const { clock } = this;
+    this.reconciler = new Reconciler({
+      drivers: [new ModelDriver("relay", this.kernel)],
+      clock,
+      log: silent,
+      onReport: (report) => this.reports.push(report),
+      onEvents: (events) => this.events.push(...events),
+    });
+    if (this.#target) this.reconciler.want(this.#target);
+    this.#running = this.reconciler.run();
+  }
+
+  async restart(): Promise<void> {
+    this.reconciler.stop();
+    await this.#running;
+    this.boot();
+  }
+
+  want(rev: number, ports: readonly number[]): void {
+    const items = ports.map((port) => relayItem(`r${port}`, port));
+    this.#target = { rev, sha256: String(rev), items };
+    this.reconciler.want(this.#target);
+  }
+
+  /** Lets time go by, and every pass that falls due run to its end. */
+  async pass(ms: number): Promise<void> {
+    await this.clock.advance(ms);
+  }
+
+  async end(): Promise<void> {
+    this.reconciler.stop();
+    await this.#running;
+  }
+
+  held(): number[] {
+    return [...this.kernel.held.keys()].sort((a, b) => a - b);
+  }
+}
+
+test("a state is applied, verified and reported, and what is not in the next one is removed", async () => {
+  const bench = new Bench();
+  bench.want(1, [1, 2, 3]);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([1, 2, 3]);
+  bench.want(2, [2]);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([2]);
+  expect(bench.reports.map((r) => [r.rev, r.allOk])).toEqual([
+    [1, true],
+    [2, true],
+  ]);
+  expect(bench.events).toEqual([]);
+  await bench.end();
+});
+
+test("without any state nothing is touched; revision 0 is a state", async () => {
+  const bench = new Bench();
+  bench.kernel.held.set(9, "foreign");
+  await bench.pass(60_000);
+  expect(bench.held()).toEqual([9]);
+  bench.want(0, []);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([]);
+  expect(bench.reports[0]?.rev).toBe(0);
+  await bench.end();
+});
+
+test("a failed item is named, does not stop the others, and is tried again ever more rarely until it works", async () => {
+  const bench = new Bench();
+  bench.kernel.broken.add(2);
+  bench.want(1, [1, 2, 3]);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([1, 3]);
+  expect(bench.reports[0]?.results).toEqual([
+    { item: "r1", ok: true },
+    { item: "r2", ok: false, error: "port 2 is broken" },
+    { item: "r3", ok: true },
+  ]);
+  const tries = () => bench.kernel.tries.get(2) ?? 0;
+  await bench.pass(600_000);
+  // 1, 2, 4 … 60 s: about fifteen in ten minutes, neither sixty nor one.
+  expect(tries()).toBeGreaterThan(8);
+  expect(tries()).toBeLessThan(20);
+  bench.kernel.broken.clear();
+  await bench.pass(61_000);
+  expect(bench.held()).toEqual([1, 2, 3]);
+  expect(bench.reports.at(-1)?.allOk).toBe(true);
+  await bench.end();
+});
+
+test("a new state is tried at once, whatever the back-off of the old", async () => {
+  const bench = new Bench();
+  bench.kernel.broken.add(2);
+  bench.want(1, [2]);
+  await bench.pass(600_000);
+  bench.kernel.broken.clear();
+  bench.want(2, [2]);
+  await bench.pass(20);
+  expect(bench.held()).toEqual([2]);
+  await bench.end();
+});
+
+test("a change the kernel took and did not make is a failure", async () => {
+  const bench = new Bench();
+  bench.kernel.lies.add(2);
+  bench.want(1, [1, 2]);
+  await bench.pass(100);
+  expect(bench.reports[0]?.results[1]).toMatchObject({ item: "r2", ok: false });
+  expect(bench.reports[0]?.results[1]?.error).toMatch(/^verify: /);
+  await bench.end();
+});
+
+test("drift is repaired within 30 s and told once; the first pass after a start is not drift", async () => {
+  const bench = new Bench();
+  bench.want(1, [1, 2]);
+  await bench.pass(100);
+  bench.kernel.held.delete(1);
+  bench.kernel.held.set(7, "by hand");
+  await bench.pass(10_500);
+  expect(bench.held()).toEqual([1, 2]);
+  expect(bench.events.map((e) => e.kind)).toEqual(["drift_repaired", "drift_repaired"]);
+  bench.kernel.held.clear();
+  await bench.restart();
+  await bench.pass(100);
+  expect(bench.held()).toEqual([1, 2]);
+  expect(bench.events).toHaveLength(2);
+  await bench.end();
+});
+
+test("drift is seen although an item can never be had", async () => {
+  const bench = new Bench();
+  bench.kernel.refused.add(3);
+  bench.want(1, [1, 3]);
+  await bench.pass(100);
+  bench.kernel.held.delete(1);
+  await bench.pass(10_500);
+  expect(bench.events.map((e) => e.kind)).toEqual(["drift_repaired"]);
+  await bench.end();
+});
+
+test("the newest of many states is the one that ends up in the kernel, and is reported", async () => {
+  const bench = new Bench();
+  bench.kernel.slow = true;
+  for (let rev = 1; rev <= 50; rev++) bench.want(rev, [rev]);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([50]);
+  expect(bench.reports.map((r) => r.rev)).toEqual([50]);
+  await bench.end();
+});
+
+test("an equal kernel is not written to, whatever restarts", async () => {
+  const bench = new Bench();
+  bench.want(1, [1, 2, 3]);
+  await bench.pass(100);
+  const writes = bench.kernel.writes;
+  await bench.restart();
+  await bench.pass(60_000);
+  expect(bench.kernel.writes).toBe(writes);
+  await bench.end();
+});
+
+const port = fc.integer({ min: 1, max: 6 });
+const action = fc.oneof(
+  fc.record({ do: fc.constant("want" as const), ports: fc.uniqueArray(port) }),
+  fc.record({ do: fc.constant("edit" as const), port, value: fc.constantFrom("gone", "wrong") }),
+  fc.record({ do: fc.constant("break" as const), port }),
+  fc.record({ do: fc.constant("lie" as const), port }),
+  fc.record({ do: fc.constant("blind" as const) }),
+  fc.record({ do: fc.constant("mend" as const) }),
+  fc.record({ do: fc.constant("restart" as const) }),
+  fc.record({ do: fc.constant("pass" as const), ms: fc.integer({ min: 0, max: 90_000 }) }),
+);
+
+test("whatever was asked, edited, broken and restarted: once the kernel obeys again it holds what was asked last", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(action, { maxLength: 25 }), async (actions) => {
+      const bench = new Bench();
+      let rev = 0;
+      let wanted: number[] = [];
+      bench.want(rev, wanted);
+      for (const a of actions) {
+        if (a.do === "want") bench.want(++rev, (wanted = a.ports));
+        else if (a.do === "edit" && a.value === "gone") bench.kernel.held.delete(a.port);
+        else if (a.do === "edit") bench.kernel.held.set(a.port, "by hand");
+        else if (a.do === "break") bench.kernel.broken.add(a.port);
+        else if (a.do === "lie") bench.kernel.lies.add(a.port);
+        else if (a.do === "blind") bench.kernel.blind = true;
+        else if (a.do === "mend") bench.kernel.mend();
+        else if (a.do === "restart") await bench.restart();
+        else await bench.pass(a.ms);
+      }
+      bench.kernel.mend();
+      await bench.pass(75_000);
+      expect(bench.held()).toEqual([...wanted].sort((x, y) => x - y));
+      for (const [p, value] of bench.kernel.held) expect(value).toBe(`r${p}`);
+      expect(bench.reports.at(-1)).toMatchObject({ rev, allOk: true });
+      await bench.end();
+    }),
+    { numRuns: 200 },
+  );
+});

@@ -1,0 +1,163 @@
+import type { StateItem } from "../shared/protocol/desired-state.ts";
+import type { HostEvent } from "../shared/protocol/frames.ts";
+import type { Clock } from "./clock.ts";
+import type { Driver, Step } from "./drivers/driver.ts";
+import { nextExpiry } from "./drivers/wireguard-plan.ts";
+import { type Log, sentence } from "./log.ts";
+import { runPass } from "./reconcile-pass.ts";
+import { RetryBook } from "./retry-book.ts";
+
+// biome-ignore lint/suspicious/noExplicitAny: each driver's own types meet only inside that driver.
+export type AnyDriver = Driver<any, any>;
+export interface Target {
+  rev: number;
+  sha256: string;
+  items: readonly StateItem[];
+}
+export interface ItemResult {
+  item: string;
+  ok: boolean;
+  error?: string;
+}
+export interface Report {
+  rev: number;
+  sha256: string;
+  results: ItemResult[];
+  allOk: boolean;
+}
+
+export interface ReconcilerDeps {
+  drivers: readonly AnyDriver[];
+  clock: Clock;
+  log: Log;
+  /** A pass over the newest target ended with results that were not reported yet, or a report was asked for. */
+  onReport(report: Report): void;
+  onEvents(events: HostEvent[]): void;
+}
+
+/** How often the kernel is compared with what it should hold. */
+const DRIFT_MS = 10_000;
+const ERROR_MAX = 500;
+
+/**
+ * Brings the kernel to the newest state and keeps it there: one pass at a time, looking at what the kernel really
+ * holds. A pass is cut short when a newer state arrives.
+ */
+export class Reconciler {
+  readonly #deps: ReconcilerDeps;
+  readonly #retries: RetryBook;
+  #target: Target | undefined;
+  #settledFor: Target | undefined;
+  #reported = "";
+  #asked = false;
+  #wake = new AbortController();
+  #stopped = false;
+  /** Monotonic ms when a pass last ended or the loop last slept, for the watchdog. */
+  aliveAt: number;
+  lastReport: Report | undefined;
+
+  constructor(deps: ReconcilerDeps) {
+    this.#deps = deps;
+    this.#retries = new RetryBook();
+    this.aliveAt = deps.clock.mono();
+  }
+
+  get target(): Target | undefined {
+    return this.#target;
+  }
+
+  /** The newest state wins; a pass under way over an older one ends at its next step. */
+  want(target: Target): void {
+    this.#target = target;
+    this.#asked = true;
+    this.#retries.clear();
+    this.#wake.abort();
+  }
+
+  /** Look again now and report, whatever the outcome was before. */
+  recheck(): void {
+    this.#asked = true;
+    this.#wake.abort();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#wake.abort();
+  }
+
+  /** Runs until {@link stop}. Never throws: what fails is reported and tried again. */
+  async run(): Promise<void> {
+    const { clock, log } = this.#deps;
+    while (!this.#stopped) {
+      this.#wake = new AbortController();
+      if (this.#target) {
+        try {
+          await this.#pass(this.#target);
+        } catch (error) {
+          log.error("a reconcile pass failed", { why: sentence(error) });
+        }
+      }
+      this.aliveAt = clock.mono();
+      if (!this.#stopped) await clock.wait(this.#sleepMs(), this.#wake.signal);
+      this.aliveAt = clock.mono();
+    }
+  }
+
+  #sleepMs(): number {
+    const { clock } = this.#deps;
+    const now = clock.wall();
+    const due = [now + DRIFT_MS];
+    const expiry = this.#target && nextExpiry(this.#target.items, now);
+    if (expiry !== undefined) due.push(expiry);
+    const retry = this.#retries.next();
+    if (retry !== undefined) due.push(now + Math.max(0, retry - clock.mono()));
+    return Math.max(10, Math.min(...due) - now);
+  }
+
+  async #pass(target: Target): Promise<void> {
+    const { drivers, clock, log, onEvents, onReport } = this.#deps;
+    const asked = this.#asked;
+    this.#asked = false;
+    const outcome = await runPass(drivers, target.items, {
+      wall: clock.wall(),
+      mono: clock.mono(),
+      retries: this.#retries,
+      superseded: () => this.#target !== target || this.#stopped,
+    });
+    if (outcome === "superseded") return;
+    const { errors, done, failed } = outcome;
+    for (const step of done) log.info("kernel changed", { what: step.what });
+    for (const { what, error } of failed) log.warn("a change failed and will be tried again", { what, error });
+    const results = target.items.map((item): ItemResult => {
+      const error = errors.get(item.id);
+      return error === undefined ? { item: item.id, ok: true } : { item: item.id, ok: false, error: cut(error) };
+    });
+    const { rev, sha256 } = target;
+    const settled = failed.length === 0 && outcome.waiting === 0;
+    const report = { rev, sha256, results, allOk: settled && results.every((r) => r.ok) };
+    this.lastReport = report;
+    const events = this.#events(target, done, failed);
+    // Only after a clean pass is a later difference drift; until then it is work not yet done.
+    if (settled) this.#settledFor = target;
+    if (events.length > 0) onEvents(events);
+    const key = JSON.stringify(report);
+    if (asked || key !== this.#reported) onReport(report);
+    this.#reported = key;
+  }
+
+  #events(target: Target, done: readonly Step[], failed: readonly { step: Step | null; error: string }[]): HostEvent[] {
+    const at = this.#deps.clock.wall();
+    const about = (step: Step | null) => (step?.items[0] === undefined ? {} : { item: step.items[0] });
+    const events: HostEvent[] = [];
+    for (const step of done) {
+      if (step.cause === "expired")
+        events.push({ at, kind: "expired_on_host", ...about(step), detail: cut(step.what) });
+      else if (this.#settledFor === target)
+        events.push({ at, kind: "drift_repaired", ...about(step), detail: cut(step.what) });
+    }
+    for (const { step, error } of failed) events.push({ at, kind: "apply_failed", ...about(step), detail: cut(error) });
+    return events.slice(0, 100);
+  }
+}
+
+const cut = (text: string) => text.slice(0, ERROR_MAX);

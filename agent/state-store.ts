@@ -1,0 +1,154 @@
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { idSchema } from "../shared/ids.ts";
+import { type StateItem, stateItemSchema } from "../shared/protocol/desired-state.ts";
+import { hostRoleSchema } from "../shared/protocol/enrolment.ts";
+import { key32Schema, sha256Schema } from "../shared/protocol/values.ts";
+import { makePrivateDir, type ReadResult, readJson, writeDurable } from "./durable-file.ts";
+import { type Keys, keysSchema, sha256OfCanonical } from "./keys.ts";
+import type { Log } from "./log.ts";
+
+/** Which host we are, and whose commands we take. */
+const enrolmentSchema = z.object({
+  hostId: idSchema("hst"),
+  role: hostRoleSchema,
+  controlPlaneKey: z.object({ keyId: z.string().min(1).max(64), publicKey: key32Schema }),
+});
+export type Enrolment = z.infer<typeof enrolmentSchema>;
+
+const rev = z.number().int().nonnegative();
+const stateSchema = z.object({ rev, sha256: sha256Schema, items: z.array(stateItemSchema) });
+export type KeptState = { rev: number; sha256: string; items: StateItem[] };
+
+const revisionSchema = z.object({ rev, sha256: sha256Schema });
+const epochSchema = z.object({ epoch: z.number().int().nonnegative() });
+const fingerprintsSchema = z.record(z.string(), z.string());
+const interfacesSchema = z.array(z.string());
+
+/**
+ * The state directory. Every write is durable and whole; a file that can't be understood is reported and treated as
+ * not there, so that a bad sector costs a resync and not the data path.
+ */
+export class StateStore {
+  readonly dir: string;
+  readonly #log: Log;
+
+  constructor(dir: string, log: Log) {
+    this.dir = dir;
+    this.#log = log;
+    makePrivateDir(dir);
+  }
+
+  path(name: string): string {
+    return join(this.dir, name);
+  }
+
+  #read<S extends z.ZodType>(name: string, schema: S): z.infer<S> | null {
+    return this.#take(name, readJson(this.path(name), schema));
+  }
+
+  #take<T>(name: string, result: ReadResult<T>): T | null {
+    if (result.kind === "ok") return result.value;
+    if (result.kind === "corrupt")
+      this.#log.error("a file of the state directory can't be used and is treated as missing", {
+        file: this.path(name),
+        why: result.why,
+      });
+    return null;
+  }
+
+  #write(name: string, value: unknown): void {
+    writeDurable(this.path(name), `${JSON.stringify(value)}\n`);
+  }
+
+  keys(): Keys | null {
+    return this.#read("keys.json", keysSchema);
+  }
+
+  /** Also writes the WireGuard key alone, in the form `wg set … private-key FILE` reads. */
+  saveKeys(keys: Keys): void {
+    this.#write("keys.json", keys);
+    if (keys.wireguard) writeDurable(this.wireguardKeyFile, `${keys.wireguard.privateKey}\n`);
+  }
+
+  /** Keys shown to a control plane whose answer has not come yet; the next try shows the same. */
+  pendingKeys(): Keys | null {
+    return this.#read("keys.pending.json", keysSchema);
+  }
+
+  savePendingKeys(keys: Keys): void {
+    this.#write("keys.pending.json", keys);
+  }
+
+  dropPendingKeys(): void {
+    rmSync(this.path("keys.pending.json"), { force: true });
+  }
+
+  get wireguardKeyFile(): string {
+    return this.path("wireguard.key");
+  }
+
+  enrolment(): Enrolment | null {
+    return this.#read("enrolment.json", enrolmentSchema);
+  }
+
+  saveEnrolment(enrolment: Enrolment): void {
+    this.#write("enrolment.json", enrolment);
+  }
+
+  /** Another host from now on: what was accepted, applied and used as the old one counts no more. */
+  forgetHost(): void {
+    for (const name of ["state.json", "applied.json", "epoch.json"]) rmSync(this.path(name), { force: true });
+  }
+
+  /** The last state accepted, checked against its own hash. */
+  state(): KeptState | null {
+    const kept = this.#read("state.json", stateSchema);
+    if (kept && sha256OfCanonical(kept.items) !== kept.sha256) {
+      this.#take("state.json", { kind: "corrupt", why: "its hash does not match its items" });
+      return null;
+    }
+    return kept;
+  }
+
+  saveState(state: KeptState): void {
+    this.#write("state.json", { rev: state.rev, sha256: state.sha256, items: state.items });
+  }
+
+  /** The last revision that was applied and verified in every item. */
+  applied(): { rev: number; sha256: string } | null {
+    return this.#read("applied.json", revisionSchema);
+  }
+
+  saveApplied(applied: { rev: number; sha256: string }): void {
+    this.#write("applied.json", { rev: applied.rev, sha256: applied.sha256 });
+  }
+
+  epoch(): number {
+    return this.#read("epoch.json", epochSchema)?.epoch ?? 0;
+  }
+
+  saveEpoch(epoch: number): void {
+    this.#write("epoch.json", { epoch });
+  }
+
+  /** What a table of ours looked like right after we last loaded it; see drivers/nft.ts. */
+  fingerprint(table: string): string | null {
+    return this.#read("fingerprints.json", fingerprintsSchema)?.[table] ?? null;
+  }
+
+  saveFingerprint(table: string, fingerprint: string): void {
+    const all = this.#read("fingerprints.json", fingerprintsSchema) ?? {};
+    this.#write("fingerprints.json", { ...all, [table]: fingerprint });
+  }
+
+  /** Names of the network interfaces this agent made. Nothing else is ever removed. */
+  interfaces(): string[] {
+    return this.#read("interfaces.json", interfacesSchema) ?? [];
+  }
+
+  saveInterfaces(names: readonly string[]): void {
+    this.#write("interfaces.json", [...new Set(names)].sort());
+  }
+}

@@ -1,0 +1,70 @@
+import type { StateItem } from "../shared/protocol/desired-state.ts";
+import type { AgentFrame, HostEvent } from "../shared/protocol/frames.ts";
+import type { Clock } from "./clock.ts";
+import type { Exec } from "./exec.ts";
+import type { Log } from "./log.ts";
+import { ChangedOnly, OBSERVE_MS, observeHost } from "./observe.ts";
+
+export interface WatchDeps {
+  exec: Exec;
+  log: Log;
+  clock: Clock;
+  items(): readonly StateItem[];
+  linked(): boolean;
+  send(frame: AgentFrame): void;
+}
+
+const MOST_EVENTS = 1000;
+const EVENTS_A_FRAME = 100;
+
+/** Tells the control plane what the host sees, every 15 s, and what happened on it, at once or when there is a link again. */
+export class Watch {
+  readonly #deps: WatchDeps;
+  readonly #changed = new ChangedOnly();
+  readonly #stop = new AbortController();
+  #wake = new AbortController();
+  #events: HostEvent[] = [];
+
+  constructor(deps: WatchDeps) {
+    this.#deps = deps;
+  }
+
+  /** A new session: it is told everything, soon. */
+  linked(): void {
+    this.#changed.reset();
+    this.#flush();
+    this.#wake.abort();
+  }
+
+  /** Keeps events until they are told; the oldest go first when there are too many. */
+  events(events: readonly HostEvent[]): void {
+    this.#events.push(...events);
+    if (this.#events.length > MOST_EVENTS) this.#events = this.#events.slice(-MOST_EVENTS);
+    // Not within the turn that made them: it may be the session's own.
+    setImmediate(() => this.#flush());
+  }
+
+  #flush(): void {
+    const { linked, send, clock } = this.#deps;
+    while (this.#events.length > 0 && linked())
+      send({ t: "observe", at: clock.wall(), values: {}, events: this.#events.splice(0, EVENTS_A_FRAME) });
+  }
+
+  async run(): Promise<void> {
+    const { exec, log, clock, items, linked, send } = this.#deps;
+    while (!this.#stop.signal.aborted) {
+      this.#wake = new AbortController();
+      if (linked()) {
+        const values = this.#changed.filter(await observeHost(exec, items(), log));
+        if (Object.keys(values).length > 0) send({ t: "observe", at: clock.wall(), values, events: [] });
+      }
+      if (this.#stop.signal.aborted) return;
+      await clock.wait(OBSERVE_MS, this.#wake.signal);
+    }
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.#wake.abort();
+  }
+}

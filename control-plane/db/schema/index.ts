@@ -1,0 +1,3 @@
+export * from "./accounts.ts";
+export * from "./network.ts";
+export * from "./orders.ts";

@@ -1,0 +1,69 @@
+import { z } from "zod";
+
+const DAY_MS = 86_400_000;
+const list = z.string().transform((s) =>
+  s
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== ""),
+);
+const seconds = z.coerce.number().int().min(1);
+
+/** Every variable the control plane reads, with its default. An empty one counts as absent. */
+export const environmentSchema = z.object({
+  /** Address and port to listen on. */
+  HOST: z.string().min(1).default("127.0.0.1"),
+  PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
+  /** Where the embedded profile keeps its database, signing key and captures. */
+  DATA_DIR: z.string().min(1).default("./data"),
+  /** Base URL that customers and hosts use. */
+  PUBLIC_URL: z.url({ protocol: /^https?$/ }).optional(),
+  /** libSQL server, for the profiles that have one. */
+  DATABASE_URL: z.url({ protocol: /^(https?|libsql)$/ }).optional(),
+  DATABASE_AUTH_TOKEN: z.string().min(1).optional(),
+  /** Ed25519 seed, 32 bytes in base 64. Embedded: made on first start and kept in DATA_DIR when absent. */
+  SIGNING_KEY: z
+    .string()
+    .regex(/^[A-Za-z0-9+/]{43}=$/, "must be 32 bytes in base 64")
+    .optional(),
+  /** Origins of pages that may change things with the session cookie, by comma. */
+  ALLOWED_ORIGINS: list.default([]),
+  /** Addresses of proxies whose X-Forwarded-For is believed, by comma. */
+  TRUSTED_PROXIES: list.default([]),
+  /** DNS servers in client configurations, by comma. */
+  CLIENT_DNS: list.default(["1.1.1.1"]),
+  ORDER_PAY_TIMEOUT_S: seconds.default(900),
+  QUOTE_LIFETIME_S: seconds.default(900),
+  SESSION_LIFETIME_S: seconds.default(2_592_000),
+  PORT_QUARANTINE_S: z.coerce.number().int().min(0).default(60),
+  CAPTURE_KEEP_S: seconds.default((7 * DAY_MS) / 1000),
+  SIGN_IN_LIMIT: z.coerce.number().int().min(1).default(10),
+});
+export type Environment = z.infer<typeof environmentSchema>;
+
+/** Reads the configuration. Throws an error whose message names every variable that is wrong, and what it should be. */
+export function readEnvironment(env: Record<string, unknown>): Environment {
+  const known = Object.keys(environmentSchema.shape);
+  const given = Object.fromEntries(
+    known.map((name) => [name, env[name]]).filter(([, value]) => value !== undefined && value !== ""),
+  );
+  const result = environmentSchema.safeParse(given);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `  ${issue.path.join(".")}: ${issue.message}`);
+  throw new Error(`The configuration is not valid:\n${problems.join("\n")}`);
+}
+
+/** The settings of the rules, from the environment. */
+export function settingsOf(env: Environment, publicUrl: string) {
+  return {
+    orderPayTimeoutMs: env.ORDER_PAY_TIMEOUT_S * 1000,
+    quoteLifetimeMs: env.QUOTE_LIFETIME_S * 1000,
+    sessionLifetimeMs: env.SESSION_LIFETIME_S * 1000,
+    portQuarantineMs: env.PORT_QUARANTINE_S * 1000,
+    captureKeepMs: env.CAPTURE_KEEP_S * 1000,
+    publicUrl: publicUrl.replace(/\/$/, ""),
+    allowedOrigins: env.ALLOWED_ORIGINS,
+    clientDns: env.CLIENT_DNS,
+    signInLimit: env.SIGN_IN_LIMIT,
+  };
+}

@@ -1,0 +1,36 @@
+import { deleteCapture } from "../services/captures/delete.ts";
+import { failOverdueCapture } from "../services/captures/fail-overdue.ts";
+import type { Context } from "../services/context.ts";
+import { provisionLine } from "../services/lines/provision.ts";
+import { expireOrder } from "../services/orders/expire.ts";
+import { fulfilOrder } from "../services/orders/fulfil.ts";
+import { expireResource } from "../services/resources/expire.ts";
+import type { JobKind, JobPayload } from "./kinds.ts";
+
+/** What a job came to: done, or not yet, to be run again after so long without counting as a failure. */
+export type JobOutcome = "done" | { againInMs: number };
+
+type Handler<K extends JobKind> = {
+  run(ctx: Context, payload: JobPayload<K>, attempt: number): Promise<JobOutcome>;
+  /** Failures after which it is a dead letter. */
+  maxAttempts: number;
+};
+
+const done = (): JobOutcome => "done";
+
+/** What runs for each kind. Every handler may run more than once: the verb it calls decides by the database what is left to do. */
+export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
+  "order.timeout": { run: (ctx, { orderId }) => expireOrder(ctx, orderId).then(done), maxAttempts: 20 },
+  "order.fulfil": { run: (ctx, { orderId }) => fulfilOrder(ctx, orderId).then(done), maxAttempts: 20 },
+  "line.provision": {
+    async run(ctx, { lineId }, attempt) {
+      const outcome = await provisionLine(ctx, lineId);
+      // Woken early by the exit's acknowledgement; the poll is for what nobody announces.
+      return outcome === "wait" ? { againInMs: Math.min(60_000, 500 * 2 ** Math.min(attempt, 7)) } : "done";
+    },
+    maxAttempts: 20,
+  },
+  "resource.expire": { run: (ctx, { resourceId }) => expireResource(ctx, resourceId).then(done), maxAttempts: 100 },
+  "capture.deadline": { run: (ctx, { captureId }) => failOverdueCapture(ctx, captureId).then(done), maxAttempts: 20 },
+  "capture.expire": { run: (ctx, { captureId }) => deleteCapture(ctx, captureId).then(done), maxAttempts: 20 },
+};

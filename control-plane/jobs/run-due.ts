@@ -1,0 +1,123 @@
+import { and, asc, eq, inArray, lte, or, sql } from "drizzle-orm";
+import * as t from "../db/schema/index.ts";
+import type { Ports } from "../ports/index.ts";
+import { makeId, systemContext } from "../services/context.ts";
+import { HANDLERS, type JobOutcome } from "./handlers.ts";
+import { JOB_PAYLOADS, type JobKind } from "./kinds.ts";
+
+const LEASE_MS = 60_000;
+
+type Job = typeof t.jobs.$inferSelect;
+
+/**
+ * Takes due jobs, and those whose worker's lease ran out, and runs them side by side. Answers how many it took; call it again
+ * while that is more than zero. At least once: a job whose worker dies is taken by another when its lease ends.
+ */
+export async function runDueJobs(ports: Ports, limit: number): Promise<number> {
+  const taken = await takeDue(ports, limit);
+  await Promise.all(taken.map((job) => runJob(ports, job)));
+  return taken.length;
+}
+
+/** When the next job is due, or undefined when none waits. */
+export async function nextDueAt(ports: Ports): Promise<number | undefined> {
+  const [row] = await ports.db.read
+    .select({ at: sql<number | null>`MIN(CASE WHEN state = 'waiting' THEN run_at ELSE lease_until END)` })
+    .from(t.jobs)
+    .where(inArray(t.jobs.state, ["waiting", "running"]));
+  return row?.at ?? undefined;
+}
+
+async function takeDue(ports: Ports, limit: number): Promise<Job[]> {
+  const now = ports.clock.now();
+  const due = or(
+    and(eq(t.jobs.state, "waiting"), lte(t.jobs.runAt, now)),
+    and(eq(t.jobs.state, "running"), lte(t.jobs.leaseUntil, now)),
+  );
+  // Mostly there is nothing: look without taking the writer.
+  const [any] = await ports.db.read.select({ id: t.jobs.id }).from(t.jobs).where(due).limit(1);
+  if (any === undefined) return [];
+  return ports.db.write((tx) =>
+    tx
+      .update(t.jobs)
+      .set({
+        state: "running",
+        attempts: sql`attempts + 1`,
+        leaseToken: makeId(ports, "tsk"),
+        leaseUntil: now + LEASE_MS,
+      })
+      .where(
+        inArray(
+          t.jobs.id,
+          tx.select({ id: t.jobs.id }).from(t.jobs).where(due).orderBy(asc(t.jobs.runAt)).limit(limit),
+        ),
+      )
+      .returning(),
+  );
+}
+
+async function runJob(ports: Ports, job: Job): Promise<void> {
+  const kind = job.kind as JobKind;
+  const startedAt = ports.clock.now();
+  try {
+    const handler = HANDLERS[kind];
+    if (handler === undefined) throw new Error(`no handler for jobs of kind ${job.kind}`);
+    const payload = JOB_PAYLOADS[kind].parse(job.payload);
+    const run = handler.run as (...args: unknown[]) => Promise<JobOutcome>;
+    const outcome = await run(systemContext(ports, `job:${kind}`), payload, job.attempts);
+    await settle(ports, job, outcome);
+    ports.metrics.count("jobs_run", { kind, outcome: outcome === "done" ? "done" : "again" });
+  } catch (error) {
+    await fail(ports, job, error, HANDLERS[kind]?.maxAttempts ?? 1);
+  }
+  ports.metrics.time("job_ms", ports.clock.now() - startedAt, { kind });
+}
+
+/** Only the worker that holds the lease may write the outcome. */
+function held(job: Job) {
+  return and(eq(t.jobs.id, job.id), eq(t.jobs.state, "running"), eq(t.jobs.leaseToken, job.leaseToken ?? ""));
+}
+
+async function settle(ports: Ports, job: Job, outcome: JobOutcome): Promise<void> {
+  const now = ports.clock.now();
+  await ports.db.write(async (tx) => {
+    await tx
+      .update(t.jobs)
+      .set(
+        outcome === "done"
+          ? { state: "done", finishedAt: now, lastError: null, leaseToken: null, leaseUntil: null }
+          : { state: "waiting", runAt: now + outcome.againInMs, lastError: null, leaseToken: null, leaseUntil: null },
+      )
+      .where(held(job));
+  });
+  if (outcome !== "done") ports.jobBell.ring(now + outcome.againInMs);
+}
+
+async function fail(ports: Ports, job: Job, error: unknown, maxAttempts: number): Promise<void> {
+  const dead = job.attempts >= maxAttempts;
+  ports.log.error(dead ? "job is a dead letter" : "job failed", {
+    job: job.id,
+    kind: job.kind,
+    attempt: job.attempts,
+    error,
+  });
+  ports.metrics.count("jobs_run", { kind: job.kind, outcome: dead ? "dead" : "failed" });
+  const now = ports.clock.now();
+  const [byte = 0] = ports.random.bytes(1);
+  const backOff = Math.min(300_000, 1000 * 2 ** Math.min(job.attempts, 9)) * (0.5 + byte / 512);
+  const runAt = now + Math.round(backOff);
+  await ports.db.write(async (tx) => {
+    await tx
+      .update(t.jobs)
+      .set({
+        state: dead ? "dead" : "waiting",
+        runAt,
+        lastError: (error instanceof Error ? error.message : String(error)).slice(0, 1000),
+        leaseToken: null,
+        leaseUntil: null,
+        finishedAt: dead ? now : null,
+      })
+      .where(held(job));
+  });
+  if (!dead) ports.jobBell.ring(runAt);
+}

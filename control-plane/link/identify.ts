@@ -1,0 +1,41 @@
+import { eq } from "drizzle-orm";
+import { fromBase64 } from "../../shared/canonical.ts";
+import type { Id } from "../../shared/ids.ts";
+import { stateSha256, stateSignedBytes } from "../../shared/protocol/desired-state.ts";
+import { type HelloFrame, helloSignedBytes } from "../../shared/protocol/frames.ts";
+import * as t from "../db/schema/index.ts";
+import { type Context, makeId } from "../services/context.ts";
+import { desiredState } from "../services/hosts/desired-state.ts";
+import { joinHost } from "../services/hosts/report.ts";
+import type { Identified, SignedState } from "./session.ts";
+
+/** Checks a hello: a host we know, its identity's signature over our nonce, an epoch newer than any before. */
+export async function identify(
+  ctx: Context,
+  hello: HelloFrame,
+  nonce: string,
+): Promise<Identified & { role?: string }> {
+  const [host] = await ctx.ports.db.read
+    .select({ role: t.hosts.role, state: t.hosts.state, identity: t.hosts.identityPublicKey })
+    .from(t.hosts)
+    .where(eq(t.hosts.id, hello.hostId));
+  if (host === undefined) return { ok: false, why: "refused" };
+  const key = await crypto.subtle.importKey("raw", fromBase64(host.identity), "Ed25519", false, ["verify"]);
+  const bytes = helloSignedBytes({ nonce, hostId: hello.hostId, epoch: hello.epoch });
+  if (!(await crypto.subtle.verify("Ed25519", key, fromBase64(hello.signature), bytes)))
+    return { ok: false, why: "refused" };
+  const join = await joinHost(ctx, hello);
+  return join.joined
+    ? { ok: true, session: makeId(ctx.ports, "lnk"), role: host.role }
+    : { ok: false, why: "stale_epoch", epoch: join.epoch };
+}
+
+/** A host's desired state as of now, signed for that host. */
+export async function loadState(ctx: Context, hostId: Id<"hst">): Promise<SignedState> {
+  const state = await desiredState(ctx.ports.db.read, hostId);
+  if (state === undefined) throw new Error(`host ${hostId} is gone`);
+  const sha256 = await stateSha256(state.items);
+  const { signer } = ctx.ports;
+  const value = await signer.sign(stateSignedBytes({ hostId, rev: state.rev, sha256 }));
+  return { rev: state.rev, sha256, items: state.items, signature: { keyId: signer.keyId, value } };
+}

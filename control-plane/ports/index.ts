@@ -1,0 +1,175 @@
+import type { LibSQLDatabase } from "drizzle-orm/libsql";
+import type { Id } from "../../shared/ids.ts";
+import type { TaskOutcome, TaskRequest } from "../../shared/protocol/tasks.ts";
+import type * as schema from "../db/schema/index.ts";
+
+/**
+ * What the rules need from outside. Every clock, random byte and outside system comes in here, so that the same rules
+ * run on Node, in workerd and in a test on a virtual clock. Implementations are in adapters/<port>/<name>.ts.
+ */
+
+export type Db = Omit<LibSQLDatabase<typeof schema>, "transaction" | "batch" | "run" | "$client">;
+
+export interface Database {
+  /** For reads outside a transaction. Never write through it. */
+  readonly read: Db;
+  /**
+   * Runs `fn` in one write transaction: commits when it returns, rolls back when it throws. Transactions of one process
+   * run one after another; never await the network inside.
+   */
+  write<T>(fn: (tx: Db) => Promise<T>): Promise<T>;
+  /** Answers when the database does; rejects otherwise. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface Clock {
+  /** UTC milliseconds. */
+  now(): number;
+}
+
+export interface Random {
+  bytes(n: number): Uint8Array<ArrayBuffer>;
+}
+
+export interface Log {
+  info(event: string, fields?: Record<string, unknown>): void;
+  warn(event: string, fields?: Record<string, unknown>): void;
+  error(event: string, fields?: Record<string, unknown>): void;
+}
+
+export interface Metrics {
+  /** Adds to a counter. */
+  count(name: MetricName, labels?: Record<string, string>, by?: number): void;
+  /** Records a duration in milliseconds. */
+  time(name: MetricName, ms: number, labels?: Record<string, string>): void;
+  /** The Prometheus text exposition, or undefined where this process has none. */
+  render(): Promise<{ contentType: string; text: string } | undefined>;
+}
+export type MetricName =
+  | "http_requests"
+  | "http_request_ms"
+  | "jobs_run"
+  | "job_ms"
+  | "link_frames"
+  | "link_frames_refused"
+  | "links_opened"
+  | "links_closed"
+  | "push_to_ack_ms"
+  | "ports_allocated"
+  | "drift_repaired";
+
+/** Memory-hard hash of a password; parameters are stored with it, so they can be raised later. */
+export interface Passwords {
+  hash(password: string): Promise<string>;
+  /** Constant work for a given stored hash. False for a wrong password, throws for a hash it does not know. */
+  verify(password: string, stored: string): Promise<boolean>;
+}
+
+/** The control plane's signing key: states and tasks carry its signature, agents pin its public half by key id. */
+export interface Signer {
+  readonly keyId: string;
+  /** Ed25519, 32 bytes in base 64. */
+  readonly publicKey: string;
+  /** 64 bytes in base 64. */
+  sign(bytes: Uint8Array<ArrayBuffer>): Promise<string>;
+}
+
+/** That host at that revision; with `items`, only a failure of one of those counts as not applied. */
+export type RevisionTarget = { hostId: Id<"hst">; rev: number; items?: readonly string[] };
+
+export type TaskEvent = { type: "event"; seq: number; data: unknown } | { type: "end"; outcome: TaskOutcome };
+
+/** Reaches hosts. Carries wake-ups only: losing one costs seconds, never state. */
+export interface Fleet {
+  /** These hosts' desired state changed and is committed. */
+  wake(hostIds: readonly Id<"hst">[]): void;
+  /** Waits until each host has verified that revision or a later one, at most so long; says which have. */
+  waitApplied(targets: readonly RevisionTarget[], timeoutMs: number): Promise<boolean[]>;
+  /** True when a session of that host is joined in this process and answering. */
+  isLinked(hostId: Id<"hst">): boolean;
+  /**
+   * Runs a task on a host and yields its events, the last of type "end". Ending the iteration early, or the signal,
+   * cancels the task on the host. Throws `host_not_online` when the host is not linked.
+   */
+  runTask(
+    hostId: Id<"hst">,
+    task: TaskRequest,
+    options: { deadlineAt: number; signal?: AbortSignal },
+  ): AsyncIterable<TaskEvent>;
+  /** The host's clock minus ours in ms, measured over the link; undefined before the first pong. */
+  clockOffsetMs(hostId: Id<"hst">): number | undefined;
+}
+
+/** Wakes whoever runs jobs in this profile. */
+export interface JobBell {
+  /** A job due at that instant was committed. */
+  ring(runAt: number): void;
+}
+
+/**
+ * Where exits and their addresses come from. Every call is idempotent by line: asked again after a lost answer, it
+ * finds what it made before. `wait` means not yet, ask again later.
+ */
+export interface Cloud {
+  takeExit(line: CloudLine): Promise<{ hostId: Id<"hst"> } | "wait">;
+  getAddress(line: CloudLine & { hostId: Id<"hst"> }): Promise<{ address: string } | "wait">;
+  bindAddress(line: CloudLine & { hostId: Id<"hst">; address: string }): Promise<"bound" | "wait">;
+}
+export type CloudLine = { lineId: Id<"lin">; regionId: string };
+
+/** Files of captures. */
+export interface CaptureStore {
+  /** Bytes stored so far of the raw upload; 0 when there is none. */
+  rawSize(captureId: Id<"cap">): Promise<number>;
+  /** Appends at exactly `offset`; answers the new size. Throws `offset_mismatch` when the stored size is another. */
+  append(captureId: Id<"cap">, offset: number, chunk: Uint8Array): Promise<number>;
+  readRaw(captureId: Id<"cap">): AsyncIterable<Uint8Array>;
+  /** Writes the finished file whole (or not at all), drops the raw upload, answers size and SHA-256. */
+  finish(captureId: Id<"cap">, file: AsyncIterable<Uint8Array>): Promise<{ size: number; sha256: string }>;
+  open(captureId: Id<"cap">): Promise<ReadableStream<Uint8Array>>;
+  remove(captureId: Id<"cap">): Promise<void>;
+}
+
+/** Long work of this process that can be stopped by name: captures. */
+export interface Running {
+  start(name: string): AbortSignal;
+  /** False when nothing of that name runs in this process. */
+  stop(name: string): boolean;
+  end(name: string): void;
+}
+
+/** Settings of the rules, read once by the composition root. All have defaults. */
+export interface Settings {
+  orderPayTimeoutMs: number;
+  quoteLifetimeMs: number;
+  sessionLifetimeMs: number;
+  portQuarantineMs: number;
+  captureKeepMs: number;
+  /** Base URL customers and hosts use, without a trailing slash. */
+  publicUrl: string;
+  /** Origins whose pages may change things with a cookie. */
+  allowedOrigins: readonly string[];
+  /** DNS servers written into client configurations. */
+  clientDns: readonly string[];
+  /** Sign-ins per name and per address in 15 minutes. */
+  signInLimit: number;
+}
+
+export interface Ports {
+  db: Database;
+  clock: Clock;
+  random: Random;
+  log: Log;
+  metrics: Metrics;
+  passwords: Passwords;
+  signer: Signer;
+  fleet: Fleet;
+  jobBell: JobBell;
+  cloud: Cloud;
+  captures: CaptureStore;
+  running: Running;
+  /** Work that goes on after the answer. It handles its own errors; the process waits for it when it drains. */
+  background(work: Promise<void>): void;
+  settings: Settings;
+}

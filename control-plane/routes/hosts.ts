@@ -1,0 +1,101 @@
+import { Hono } from "hono";
+import { z } from "zod";
+import { AppError } from "../../shared/errors.ts";
+import { idSchema } from "../../shared/ids.ts";
+import { enrolRequestSchema, enrolResponseSchema } from "../../shared/protocol/enrolment.ts";
+import { enrolHost } from "../services/hosts/enrol.ts";
+import {
+  createEnrolmentToken,
+  enrolmentTokenInput,
+  enrolmentTokenView,
+  listEnrolmentTokens,
+} from "../services/hosts/enrolment-tokens.ts";
+import { createPair, listPairs, pairInput } from "../services/hosts/pairs.ts";
+import { getHost, hostEventView, listHostEvents, listHosts } from "../services/hosts/read.ts";
+import { approveHost, updateHost, updateHostInput } from "../services/hosts/update.ts";
+import { hostView, pairView } from "../services/hosts/views.ts";
+import { pageQuery, pageView } from "../services/views.ts";
+import { bearerOf } from "./authenticate.ts";
+import { contextOf, type Env, input, route } from "./define.ts";
+
+const hostParam = z.object({ hostId: idSchema("hst") });
+
+export const hostRoutes = new Hono<Env>()
+  .post(
+    "/enrolment-tokens",
+    route({
+      access: "hosts:write",
+      summary: "Make an enrolment token; the secret is in this answer only",
+      status: 201,
+      answer: enrolmentTokenView.extend({ token: z.string() }),
+    }),
+    input("json", enrolmentTokenInput),
+    async (c) => c.json(await createEnrolmentToken(contextOf(c), c.req.valid("json")), 201),
+  )
+  .get(
+    "/enrolment-tokens",
+    route({
+      access: "hosts:write",
+      summary: "Enrolment tokens",
+      answer: z.object({ items: z.array(enrolmentTokenView) }),
+    }),
+    async (c) => c.json(await listEnrolmentTokens(contextOf(c))),
+  )
+  .post(
+    "/agent/enrol",
+    route({
+      access: "own-credential",
+      summary: "A host enrols, with an enrolment token as bearer",
+      status: 201,
+      answer: enrolResponseSchema,
+    }),
+    input("json", enrolRequestSchema),
+    async (c) => {
+      const token = bearerOf(c.req.header("authorization"));
+      if (token === undefined) throw new AppError("unauthenticated");
+      return c.json(await enrolHost(contextOf(c), token, c.req.valid("json")), 201);
+    },
+  )
+  .get(
+    "/hosts",
+    route({ access: "hosts:read", summary: "Hosts: link, configuration and path apart", answer: pageView(hostView) }),
+    input("query", pageQuery),
+    async (c) => c.json(await listHosts(contextOf(c), c.req.valid("query"))),
+  )
+  .get(
+    "/hosts/:hostId",
+    route({ access: "hosts:read", summary: "One host", answer: hostView }),
+    input("param", hostParam),
+    async (c) => c.json(await getHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .get(
+    "/hosts/:hostId/events",
+    route({ access: "hosts:read", summary: "What happened on a host", answer: pageView(hostEventView) }),
+    input("param", hostParam),
+    input("query", pageQuery),
+    async (c) => c.json(await listHostEvents(contextOf(c), c.req.valid("param").hostId, c.req.valid("query"))),
+  )
+  .patch(
+    "/hosts/:hostId",
+    route({ access: "hosts:write", summary: "Change what is known of a host", answer: hostView }),
+    input("param", hostParam),
+    input("json", updateHostInput),
+    async (c) => c.json(await updateHost(contextOf(c), c.req.valid("param").hostId, c.req.valid("json"))),
+  )
+  .post(
+    "/hosts/:hostId/approve",
+    route({ access: "hosts:write", summary: "Let an enrolled host in", answer: hostView }),
+    input("param", hostParam),
+    async (c) => c.json(await approveHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .post(
+    "/pairs",
+    route({ access: "hosts:write", summary: "Pair a boarding with a forward host", status: 201, answer: pairView }),
+    input("json", pairInput),
+    async (c) => c.json(await createPair(contextOf(c), c.req.valid("json")), 201),
+  )
+  .get(
+    "/pairs",
+    route({ access: "hosts:read", summary: "Pairs", answer: z.object({ items: z.array(pairView) }) }),
+    async (c) => c.json(await listPairs(contextOf(c))),
+  );

@@ -1,0 +1,132 @@
+import { and, asc, eq, inArray } from "drizzle-orm";
+import type { Id } from "../../../shared/ids.ts";
+import type { StateItem } from "../../../shared/protocol/desired-state.ts";
+import * as t from "../../db/schema/index.ts";
+import type { Db } from "../../ports/index.ts";
+import { addressFrom } from "./reach.ts";
+
+/** The tunnel as every exit has it. One client a line, always the same address. */
+export const TUNNEL = {
+  interface: "tl0",
+  exitAddress: "10.13.13.1/24",
+  clientAddress: "10.13.13.2/32",
+  mtu: 1392,
+  clientKeepaliveS: 25,
+} as const;
+
+type Host = typeof t.hosts.$inferSelect;
+
+/** What one host should hold: a pure function of the database. Every change that alters it bumps the host's revision. */
+export async function desiredState(
+  db: Db,
+  hostId: Id<"hst">,
+): Promise<{ rev: number; items: StateItem[] } | undefined> {
+  const [host] = await db.select().from(t.hosts).where(eq(t.hosts.id, hostId));
+  if (host === undefined) return undefined;
+  if (!host.approved || host.state === "retired") return { rev: host.desiredRev, items: [] };
+  const items = await { boarding: boardingItems, forward: forwardItems, exit: exitItems }[host.role](db, host);
+  return { rev: host.desiredRev, items };
+}
+
+/** A boarding host relays each pair's whole range to the same ports of its forward host. */
+async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
+  const rows = await db
+    .select({ pair: t.pairs, forward: t.hosts })
+    .from(t.pairs)
+    .innerJoin(t.hosts, eq(t.hosts.id, t.pairs.forwardHostId))
+    .where(eq(t.pairs.boardingHostId, host.id))
+    .orderBy(asc(t.pairs.id));
+  return rows.flatMap(({ pair, forward }): StateItem[] => {
+    const address = addressFrom(host, forward);
+    if (address === null) return [];
+    const listen = { from: pair.startPort, to: pair.startPort + pair.maxLoad - 1 };
+    return [{ type: "relay", id: pair.id, listen, to: { address, port: "same" }, driver: host.relayDriver }];
+  });
+}
+
+/** A forward host relays one port a connection to that connection's exit, and takes other hosts' captures. */
+async function forwardItems(db: Db, host: Host): Promise<StateItem[]> {
+  const rows = await db
+    .select({ connection: t.connections, exit: t.hosts })
+    .from(t.connections)
+    .innerJoin(t.hosts, eq(t.hosts.id, t.connections.exitHostId))
+    .where(and(eq(t.connections.forwardHostId, host.id), eq(t.connections.state, "active")))
+    .orderBy(asc(t.connections.port));
+  const relays = rows.flatMap(({ connection, exit }): StateItem[] => {
+    const address = addressFrom(host, exit);
+    if (address === null) return [];
+    const listen = { from: connection.port, to: connection.port };
+    const to = { address, port: exit.wireguardPort };
+    return [{ type: "relay", id: connection.id, listen, to, driver: host.relayDriver }];
+  });
+  const uplink: StateItem[] =
+    host.privateAddress === null
+      ? []
+      : [{ type: "uplink", id: "uplink", address: host.privateAddress, port: host.uplinkPort }];
+  return [...relays, ...uplink];
+}
+
+/** An exit holds its line's tunnel, with the active connection's client as its peer, and the line's whitelist. */
+async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
+  const [found] = await db
+    .select({ line: t.lines, endsAt: t.resources.endsAt })
+    .from(t.lines)
+    .innerJoin(t.resources, eq(t.resources.id, t.lines.resourceId))
+    .where(and(eq(t.lines.exitHostId, host.id), inArray(t.lines.state, ["provisioning", "active", "off"])));
+  if (found === undefined) return [];
+  const { line, endsAt } = found;
+  const on = line.state !== "off";
+  const peers = on
+    ? await db
+        .select()
+        .from(t.connections)
+        .where(and(eq(t.connections.lineId, line.id), eq(t.connections.state, "active")))
+    : [];
+  return [
+    {
+      type: "wireguard",
+      id: "tunnel",
+      interface: TUNNEL.interface,
+      listenPort: host.wireguardPort,
+      address: TUNNEL.exitAddress,
+      mtu: TUNNEL.mtu,
+      peers: peers.map((connection) => ({
+        publicKey: connection.clientPublicKey,
+        allowedIps: [TUNNEL.clientAddress],
+        keepalive: 0,
+        notAfter: endsAt,
+      })),
+    },
+    {
+      type: "whitelist",
+      id: "whitelist",
+      interface: TUNNEL.interface,
+      cidrs: on ? await allowedCidrs(db, line.id) : [],
+      domains: [],
+      outInterface: host.outInterface,
+    },
+  ];
+}
+
+/** The union of the line's service types, each network once. */
+async function allowedCidrs(db: Db, lineId: Id<"lin">): Promise<string[]> {
+  const rows = await db
+    .select({ cidrs: t.serviceTypes.cidrs })
+    .from(t.lineServiceTypes)
+    .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
+    .where(eq(t.lineServiceTypes.lineId, lineId));
+  return [...new Set(rows.flatMap((row) => row.cidrs))].sort();
+}
+
+/** The hosts whose state depends on this one's row: itself and those that send to it. */
+export async function dependentHosts(db: Db, hostId: Id<"hst">): Promise<Id<"hst">[]> {
+  const boardings = await db
+    .select({ id: t.pairs.boardingHostId })
+    .from(t.pairs)
+    .where(eq(t.pairs.forwardHostId, hostId));
+  const forwards = await db
+    .selectDistinct({ id: t.connections.forwardHostId })
+    .from(t.connections)
+    .where(and(eq(t.connections.exitHostId, hostId), eq(t.connections.state, "active")));
+  return [hostId, ...[...boardings, ...forwards].map((row) => row.id)];
+}

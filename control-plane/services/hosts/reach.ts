@@ -1,0 +1,18 @@
+import type * as t from "../../db/schema/index.ts";
+
+type Host = typeof t.hosts.$inferSelect;
+
+/** How long after its last sign of life a host counts as online: dead after 40 s of silence, written every 10 s. */
+const FRESH_MS = 60_000;
+
+/** Where one host sends what the next should get: its private address when both share a private network, else its public one. */
+export function addressFrom(from: Host, to: Host): string | null {
+  if (from.privateNetwork !== null && from.privateNetwork === to.privateNetwork && to.privateAddress !== null)
+    return to.privateAddress;
+  return to.publicAddress;
+}
+
+/** Joined and answering, as far as the database knows. A control plane that died leaves "online" behind; the time tells. */
+export function isOnline(host: Pick<Host, "state" | "lastSeenAt">, now: number): boolean {
+  return host.state === "online" && host.lastSeenAt !== null && host.lastSeenAt > now - FRESH_MS;
+}

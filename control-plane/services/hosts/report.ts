@@ -1,0 +1,132 @@
+import { and, eq, inArray, lt, sql } from "drizzle-orm";
+import type { Id } from "../../../shared/ids.ts";
+import type { HelloFrame, HostEvent, Observation } from "../../../shared/protocol/frames.ts";
+import * as t from "../../db/schema/index.ts";
+import { transaction } from "../../db/transaction.ts";
+import { type Context, makeId } from "../context.ts";
+
+/**
+ * What a host reports over its link. Every write is scoped to the session's host and epoch, so a session that was
+ * superseded, or a host that lies, changes nothing else.
+ */
+
+/**
+ * A host that proved its identity joins with this epoch. The newest epoch wins: answers false when one as new has joined
+ * before, together with the epoch held.
+ */
+export async function joinHost(
+  ctx: Context,
+  hello: HelloFrame,
+): Promise<{ joined: true } | { joined: false; epoch: number }> {
+  const now = ctx.ports.clock.now();
+  return transaction(ctx, async (tx) => {
+    const { rowsAffected } = await tx.db
+      .update(t.hosts)
+      .set({
+        epoch: hello.epoch,
+        version: hello.version,
+        bootId: hello.bootId,
+        lastSeenAt: now,
+        state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
+        // What the host says it holds is its own proof from before; it is verified again with the next ack.
+        appliedRev: hello.applied?.rev ?? null,
+        appliedSha256: hello.applied?.sha256 ?? null,
+      })
+      .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));
+    if (rowsAffected === 1) return { joined: true as const };
+    const [row] = await tx.db.select({ epoch: t.hosts.epoch }).from(t.hosts).where(eq(t.hosts.id, hello.hostId));
+    return { joined: false as const, epoch: row?.epoch ?? 0 };
+  });
+}
+
+/** The session of that epoch ended; a newer session's host stays online. */
+export async function leaveHost(ctx: Context, hostId: Id<"hst">, epoch: number): Promise<void> {
+  await transaction(ctx, async (tx) => {
+    await tx.db
+      .update(t.hosts)
+      .set({ state: "offline" })
+      .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch), eq(t.hosts.state, "online")));
+  });
+}
+
+export type Ack = { rev: number; sha256: string; results: t.ItemResult[] };
+
+/**
+ * The host verified a revision. Answers false when the session is no longer the newest. A line that waits for this host
+ * to be provisioned goes on at once.
+ */
+export async function acknowledge(ctx: Context, hostId: Id<"hst">, epoch: number, ack: Ack): Promise<boolean> {
+  const now = ctx.ports.clock.now();
+  return transaction(ctx, async (tx) => {
+    const { rowsAffected } = await tx.db
+      .update(t.hosts)
+      .set({
+        appliedRev: ack.rev,
+        appliedSha256: ack.sha256,
+        appliedResults: ack.results,
+        appliedAt: now,
+        lastSeenAt: now,
+      })
+      .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch)));
+    if (rowsAffected !== 1) return false;
+    const waiting = await tx.db
+      .select({ lineId: t.lines.id })
+      .from(t.lines)
+      .where(and(eq(t.lines.exitHostId, hostId), eq(t.lines.state, "provisioning")));
+    if (waiting.length > 0) {
+      const keys = waiting.map(({ lineId }) => `line.provision/${lineId}`);
+      await tx.db
+        .update(t.jobs)
+        .set({ runAt: now })
+        .where(and(inArray(t.jobs.dedupeKey, keys), eq(t.jobs.state, "waiting")));
+      tx.ringAt(now);
+    }
+    return true;
+  });
+}
+
+/** Stores what a host saw and what happened there. */
+export async function observe(
+  ctx: Context,
+  hostId: Id<"hst">,
+  epoch: number,
+  values: Observation,
+  events: readonly HostEvent[],
+): Promise<boolean> {
+  const now = ctx.ports.clock.now();
+  return transaction(ctx, async (tx) => {
+    const mine = and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch));
+    const [host] = await tx.db.select({ observed: t.hosts.observed }).from(t.hosts).where(mine);
+    if (host === undefined) return false;
+    await tx.db
+      .update(t.hosts)
+      .set({ observed: { ...host.observed, ...values }, lastSeenAt: now })
+      .where(mine);
+    if (events.length > 0)
+      await tx.db.insert(t.hostEvents).values(
+        events.map((event) => ({
+          id: makeId(ctx.ports, "evt"),
+          hostId,
+          // A host whose clock is a day off still lands in the order things arrived.
+          at: now,
+          kind: event.kind,
+          item: event.item ?? null,
+          detail: event.detail,
+        })),
+      );
+    return true;
+  });
+}
+
+/** Signs of life of many hosts, written in one batch. */
+export async function touchSeen(ctx: Context, hostIds: readonly Id<"hst">[]): Promise<void> {
+  if (hostIds.length === 0) return;
+  const lastSeenAt = ctx.ports.clock.now();
+  await transaction(ctx, async (tx) => {
+    for (let i = 0; i < hostIds.length; i += 500)
+      await tx.db
+        .update(t.hosts)
+        .set({ lastSeenAt })
+        .where(inArray(t.hosts.id, hostIds.slice(i, i + 500)));
+  });
+}

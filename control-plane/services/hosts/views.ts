@@ -1,0 +1,81 @@
+import { z } from "zod";
+import { idSchema } from "../../../shared/ids.ts";
+import { hostRoleSchema } from "../../../shared/protocol/enrolment.ts";
+import { HOST_STATES, type hosts, type pairs } from "../../db/schema/index.ts";
+import { instantView, iso } from "../views.ts";
+import { isOnline } from "./reach.ts";
+
+export const hostView = z.object({
+  id: idSchema("hst"),
+  role: hostRoleSchema,
+  regionId: z.string(),
+  name: z.string(),
+  approved: z.boolean(),
+  state: z.enum(HOST_STATES),
+  publicAddress: z.string().nullable(),
+  privateAddress: z.string().nullable(),
+  privateNetwork: z.string().nullable(),
+  outInterface: z.string().nullable(),
+  relayDriver: z.enum(["nft", "socat"]),
+  version: z.string(),
+  wireguardPublicKey: z.string().nullable(),
+  /** Three things apart: the link, the configuration, and what the host observes of the path. */
+  link: z.object({ online: z.boolean(), lastSeenAt: instantView.nullable() }),
+  configuration: z.object({
+    desiredRev: z.number().int(),
+    appliedRev: z.number().int().nullable(),
+    appliedAt: instantView.nullable(),
+    inSync: z.boolean(),
+    failed: z.array(z.object({ item: z.string(), error: z.string() })),
+  }),
+  observed: z.unknown(),
+  facts: z.unknown(),
+  createdAt: instantView,
+});
+
+export function viewHost(row: typeof hosts.$inferSelect, now: number): z.infer<typeof hostView> {
+  const failed = (row.appliedResults ?? []).flatMap((r) =>
+    r.ok ? [] : [{ item: r.item, error: r.error ?? "failed" }],
+  );
+  const online = isOnline(row, now);
+  return {
+    id: row.id,
+    role: row.role,
+    regionId: row.regionId,
+    name: row.name,
+    approved: row.approved,
+    state: row.state === "online" && !online ? "offline" : row.state,
+    publicAddress: row.publicAddress,
+    privateAddress: row.privateAddress,
+    privateNetwork: row.privateNetwork,
+    outInterface: row.outInterface,
+    relayDriver: row.relayDriver,
+    version: row.version,
+    wireguardPublicKey: row.wireguardPublicKey,
+    link: { online, lastSeenAt: iso(row.lastSeenAt) },
+    configuration: {
+      desiredRev: row.desiredRev,
+      appliedRev: row.appliedRev,
+      appliedAt: iso(row.appliedAt),
+      inSync: row.appliedRev === row.desiredRev && failed.length === 0,
+      failed,
+    },
+    observed: row.observed,
+    facts: row.facts,
+    createdAt: iso(row.createdAt),
+  };
+}
+
+export const pairView = z.object({
+  id: idSchema("par"),
+  boardingHostId: idSchema("hst"),
+  boardingAddress: z.string(),
+  forwardHostId: idSchema("hst"),
+  startPort: z.number().int(),
+  maxLoad: z.number().int(),
+});
+
+export function viewPair(row: typeof pairs.$inferSelect): z.infer<typeof pairView> {
+  const { id, boardingHostId, boardingAddress, forwardHostId, startPort, maxLoad } = row;
+  return { id, boardingHostId, boardingAddress, forwardHostId, startPort, maxLoad };
+}

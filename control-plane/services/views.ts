@@ -1,0 +1,40 @@
+import { z } from "zod";
+
+/** Time in JSON: ISO 8601, UTC. */
+export const instantView = z.iso.datetime();
+
+export function iso(at: number): string;
+export function iso(at: number | null): string | null;
+export function iso(at: number | null): string | null {
+  return at === null ? null : new Date(at).toISOString();
+}
+
+/** Query of every list: newest first, `cursor` is the `nextCursor` of the page before. */
+export const pageQuery = z.object({
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+  cursor: z.string().max(64).optional(),
+});
+export type PageQuery = z.infer<typeof pageQuery>;
+
+export function pageView<T extends z.ZodType>(item: T) {
+  return z.object({ items: z.array(item), nextCursor: z.string().nullable() });
+}
+
+/** Makes a page of `limit + 1` rows read newest first by id. */
+export function page<R extends { id: string }, V>(rows: R[], limit: number, view: (row: R) => V) {
+  const items = rows.slice(0, limit);
+  return { items: items.map(view), nextCursor: rows.length > limit ? (items.at(-1)?.id ?? null) : null };
+}
+
+/** A short name people give things. */
+export const nameSchema = z
+  .string()
+  .trim()
+  .min(1)
+  .max(64)
+  .regex(/^[^\p{Cc}]*$/u, "must not hold control characters");
+
+/** Ids that operators choose, such as `uae-dubai`. */
+export const slugSchema = z
+  .string()
+  .regex(/^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$/, "must be lower-case letters, digits and dashes");
