@@ -116,8 +116,6 @@ export class Reconciler {
 
   async #pass(target: Target): Promise<void> {
     const { drivers, clock, log, onEvents, onReport } = this.#deps;
-    const asked = this.#asked;
-    this.#asked = false;
     const outcome = await runPass(drivers, target.items, {
       wall: clock.wall(),
       mono: clock.mono(),
@@ -141,8 +139,10 @@ export class Reconciler {
     if (settled) this.#settledFor = target;
     if (events.length > 0) onEvents(events);
     const key = JSON.stringify(report);
-    if (asked || key !== this.#reported) onReport(report);
+    const due = this.#asked || key !== this.#reported;
+    this.#asked = false;
     this.#reported = key;
+    if (due) onReport(report);
   }
 
   #events(target: Target, done: readonly Step[], failed: readonly { step: Step | null; error: string }[]): HostEvent[] {

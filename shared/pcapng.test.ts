@@ -92,7 +92,7 @@ test("the file says whose capture it is, where, with which filter, and how far t
   expect(text(iface.options, OPTION.ifName)).toEqual(["wg0"]);
   expect(text(iface.options, OPTION.ifDescription)).toEqual(["exit, tunnel"]);
   expect(text(iface.options, OPTION.ifFilter)).toEqual(["\0udp port 53"]);
-  expect(text(iface.options, OPTION.comment)).toEqual(["capture cap_01, clock offset -1500000 ns"]);
+  expect(text(iface.options, OPTION.comment)).toEqual(["capture cap_01, clock offset -1500000 ns, not taken off"]);
   expect(iface.options.find((o) => o.code === OPTION.ifTsResolution)?.value).toEqual(Uint8Array.of(9));
 });
 

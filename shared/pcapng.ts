@@ -92,17 +92,19 @@ export function sectionBlock(meta: Pick<PcapngMeta, "captureId" | "comment">): U
   ]);
 }
 
-/** One point: its name, what it is, the filter, and how far its clock was off. */
+/** One point: its name, what it is, the filter, how far its clock was off, and whether the times take that into account. */
 export function interfaceBlock(
   header: PcapHeader,
   meta: Pick<PcapngMeta, "captureId" | "clockOffsetNs" | "interface">,
+  corrected = false,
 ): Uint8Array {
   const head = new Uint8Array(8);
   const view = viewOf(head);
   view.setUint16(0, header.linkType, true);
   view.setUint32(4, header.snapLength, true);
   const { name, description, filter } = meta.interface;
-  const comment = `capture ${meta.captureId}, clock offset ${meta.clockOffsetNs} ns`;
+  const how = corrected ? "taken off all times" : "not taken off";
+  const comment = `capture ${meta.captureId}, clock offset ${meta.clockOffsetNs} ns, ${how}`;
   return block(BLOCK.interface, head, [
     textOption(OPTION.ifName, name),
     textOption(OPTION.ifDescription, description),
@@ -185,7 +187,8 @@ function countOption(code: number, count: number): Uint8Array {
 const utf8 = (text: string) => new TextEncoder().encode(text);
 const padded = (length: number) => (length + 3) & ~3;
 
-function join(parts: readonly Uint8Array[]): Uint8Array {
+/** The pieces as one. */
+export function join(parts: readonly Uint8Array[]): Uint8Array {
   const out = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
   let at = 0;
   for (const part of parts) {

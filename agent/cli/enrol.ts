@@ -72,7 +72,11 @@ export async function enrol(options: EnrolOptions): Promise<EnrolResponse> {
     wireguardPublicKey: role === "exit" ? (keys.wireguard?.publicKey ?? null) : null,
     facts: gatherFacts(),
   };
-  const answer = await post(`${url.replace(/\/+$/, "")}/agent/enrol`, token, request);
+  const answer = await post(`${url.replace(/\/+$/, "")}/agent/enrol`, token, request).catch((error: unknown) => {
+    // The control plane knows these keys, and its answer to them was lost: no later try could use them.
+    if (error instanceof EnrolRefused && error.status === 409) store.dropPendingKeys();
+    throw error;
+  });
   if (before) store.forgetHost();
   store.saveKeys(keys);
   store.saveEnrolment({ hostId: answer.hostId, role, controlPlaneKey: answer.controlPlaneKey });
@@ -81,6 +85,24 @@ export async function enrol(options: EnrolOptions): Promise<EnrolResponse> {
   const config = { endpoints: [url.replace(/\/+$/, "")], role, stateDir };
   writeDurable(configFile, `${JSON.stringify(config, null, 2)}\n`, 0o644);
   return answer;
+}
+
+const NEW_TOKEN = "Ask for a new enrolment token in the console.";
+const NEXT: Record<number, string> = {
+  401: NEW_TOKEN,
+  403: NEW_TOKEN,
+  409: `An earlier try got through and its answer was lost: retire that host in the console. ${NEW_TOKEN}`,
+  429: "Wait a minute, then run this again.",
+};
+const NEXT_ELSE = "Run this again later, or give the operator the code above.";
+
+class EnrolRefused extends UsageError {
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
 }
 
 async function post(url: string, token: string, body: EnrolRequest): Promise<EnrolResponse> {
@@ -104,12 +126,9 @@ async function post(url: string, token: string, body: EnrolRequest): Promise<Enr
   if (!response.ok) {
     const { code = "no code", detail, title } = (value ?? {}) as { code?: string; detail?: string; title?: string };
     const said = detail ?? title ?? "no explanation";
-    const next =
-      response.status === 401 || response.status === 403
-        ? "Ask for a new enrolment token in the console."
-        : "Run this again later, or ask the operator with the code above.";
-    throw new UsageError(
-      `The control plane refused the enrolment: ${said} (HTTP ${response.status}, ${code}). ${next}`,
+    throw new EnrolRefused(
+      response.status,
+      `The control plane refused the enrolment: ${said} (HTTP ${response.status}, ${code}). ${NEXT[response.status] ?? NEXT_ELSE}`,
     );
   }
   const result = enrolResponseSchema.safeParse(value);

@@ -1,9 +1,5 @@
-import { type StateItem, stateSignedBytes } from "../../shared/protocol/desired-state.ts";
 import {
-  type AgentFrame,
   HEARTBEAT_MS,
-  type HelloFrame,
-  type HostEvent,
   helloSignedBytes,
   parseServerFrame,
   type ServerFrame,
@@ -11,59 +7,10 @@ import {
   type StateFrame,
   type TaskFrame,
 } from "../../shared/protocol/frames.ts";
-import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
+import { judgeState, judgeTask, type Verdict } from "./admission.ts";
 import { reconnectDelay } from "./backoff.ts";
 import { SeenTasks } from "./seen-tasks.ts";
-
-/** Two clocks: `mono` never jumps and measures silence; `wall` is UTC ms and is compared with what others say. */
-export type Now = { mono: number; wall: number };
-type Revision = { rev: number; sha256: string };
-export type AckResults = Extract<AgentFrame, { t: "ack" }>["results"];
-
-export interface SessionSetup {
-  hostId: HelloFrame["hostId"];
-  version: string;
-  bootId: string;
-  capabilities: string[];
-  /** Base URLs of the control plane, tried in turn. */
-  endpoints: readonly string[];
-  controlPlaneKeyId: string;
-  /** The greatest epoch ever used. */
-  epoch: number;
-  accepted: Revision | null;
-  applied: Revision | null;
-  sign(bytes: Uint8Array): string;
-  verify(bytes: Uint8Array, signature: string): boolean;
-  sha256(items: readonly StateItem[]): string;
-  /** In [0, 1). */
-  random(): number;
-}
-
-export type SessionInput =
-  | { type: "start" | "opened" | "tick" | "stop" }
-  | { type: "text"; text: string }
-  | { type: "binary" }
-  | { type: "closed"; why: string; retryAfterMs?: number | undefined }
-  /** A pass over this revision ended; `allOk` when every item is applied and verified. */
-  | { type: "report"; rev: number; sha256: string; results: AckResults; allOk: boolean }
-  | { type: "send"; frame: AgentFrame };
-
-export type SessionAction =
-  | { type: "connect"; endpoint: string }
-  | { type: "close"; code: number; reason: string }
-  | { type: "send"; frame: AgentFrame }
-  /** Durable before the next action of the list is done. */
-  | { type: "saveEpoch"; epoch: number }
-  | { type: "saveApplied"; applied: Revision }
-  /** Keep it on disk, then bring the kernel to it. */
-  | { type: "accept"; state: Revision & { items: StateItem[] } }
-  /** Nothing new: look again and report. */
-  | { type: "recheck" }
-  | { type: "task"; task: TaskFrame }
-  | { type: "cancelTask"; id: string }
-  | { type: "linked" | "unlinked" }
-  | { type: "event"; event: HostEvent }
-  | { type: "note"; message: string };
+import type { Now, Revision, SessionAction, SessionInput, SessionSetup } from "./session-types.ts";
 
 type Phase = "idle" | "connecting" | "challenge" | "welcome" | "state" | "linked" | "waiting" | "stopped";
 
@@ -273,58 +220,37 @@ export class LinkSession {
   }
 
   #state(frame: StateFrame, now: Now): SessionAction[] {
-    const { hostId, controlPlaneKeyId, verify, sha256 } = this.#setup;
-    const { rev, items } = frame;
-    if (frame.signature.keyId !== controlPlaneKeyId)
-      return this.#refuseForged(now, "state signed with a key that is not pinned");
-    if (!verify(stateSignedBytes({ hostId, rev, sha256: frame.sha256 }), frame.signature.value))
-      return this.#refuseForged(now, "state signature does not match (forged, or meant for another host)");
-    if (items && sha256(items) !== frame.sha256) return this.#refuseForged(now, "state items do not match their hash");
-    const accepted = this.#accepted;
-    if (accepted && rev < accepted.rev) {
-      // Signed, so an honest server said it once: stale. The link stays, for the state that follows or for an operator.
-      this.counters.refused += 1;
-      return [this.#refusal(now, `state ${rev} is older than ${accepted.rev}, which this host already accepted`)];
-    }
-    if (!items && !(accepted && accepted.rev === rev && accepted.sha256 === frame.sha256))
-      return this.#refuse(now, 4001, "state said to be unchanged is not the one this host has");
-
+    const refused = this.#judge(judgeState(frame, this.#setup, this.#accepted), now);
+    if (refused) return refused;
+    const { rev, sha256, items } = frame;
     const joined = this.#phase === "state";
     this.#phase = "linked";
-    this.#accepted = { rev, sha256: frame.sha256 };
+    this.#accepted = { rev, sha256 };
     if (joined) {
       this.#attempt = 0;
       this.#pingAt = now.mono + this.#heartbeatMs;
     }
     return [
       ...(joined ? [{ type: "linked" } as const] : []),
-      items ? { type: "accept", state: { rev, sha256: frame.sha256, items } } : { type: "recheck" },
+      items ? { type: "accept", state: { rev, sha256, items } } : { type: "recheck" },
     ];
   }
 
   #task(frame: TaskFrame, now: Now): SessionAction[] {
-    const { hostId, controlPlaneKeyId, verify } = this.#setup;
-    const { id, kind, params, deadlineAt } = frame;
-    if (
-      frame.signature.keyId !== controlPlaneKeyId ||
-      !verify(taskSignedBytes({ hostId, id, kind, params, deadlineAt }), frame.signature.value)
-    )
-      return this.#refuseForged(now, "task signature does not match (forged, or meant for another host)");
-    const refusal = this.#seen.admit(id, deadlineAt, now.wall);
-    if (refusal) {
-      this.counters.refused += 1;
-      return [this.#refusal(now, `task ${id}: ${refusal}`)];
-    }
-    return [{ type: "task", task: frame }];
+    return this.#judge(judgeTask(frame, this.#setup, this.#seen, now.wall), now) ?? [{ type: "task", task: frame }];
   }
 
-  /** Whoever sends forged frames is not the control plane, or not only: try another way to it. */
-  #refuseForged(now: Now, reason: string): SessionAction[] {
-    return [this.#refusal(now, reason), ...this.#refuse(now, 4003, reason)];
-  }
-
-  #refusal(now: Now, detail: string): SessionAction {
-    return { type: "event", event: { at: now.wall, kind: "frame_refused", detail: detail.slice(0, 500) } };
+  /** What follows from a refusal; undefined when there is none. */
+  #judge(verdict: Verdict, now: Now): SessionAction[] | undefined {
+    if (verdict.kind === "ok") return undefined;
+    if (verdict.kind === "wrong") return this.#refuse(now, 4001, verdict.why);
+    const detail = verdict.why.slice(0, 500);
+    const event: SessionAction = { type: "event", event: { at: now.wall, kind: "frame_refused", detail } };
+    // Whoever sends forged frames is not the control plane, or not only: try another way to it.
+    if (verdict.kind === "forged") return [event, ...this.#refuse(now, 4003, verdict.why)];
+    // Signed, so the control plane did say it once: the link stays, for what follows or for an operator to look at.
+    this.counters.refused += 1;
+    return [event];
   }
 
   #report(report: Extract<SessionInput, { type: "report" }>): SessionAction[] {

@@ -2,7 +2,8 @@ import { WebSocket } from "ws";
 import { type AgentFrame, MAX_FRAME_DOWN, MAX_FRAME_UP, SUBPROTOCOL } from "../../shared/protocol/frames.ts";
 import { type Log, sentence } from "../log.ts";
 import { parseRetryAfter } from "./backoff.ts";
-import type { LinkSession, Now, SessionAction, SessionInput } from "./session.ts";
+import type { LinkSession } from "./session.ts";
+import type { Now, SessionAction, SessionInput } from "./session-types.ts";
 
 /** Bytes waiting in the socket above which observations and task events are dropped rather than queued. */
 const MOST_BUFFERED = 4 * 1024 * 1024;

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { createLab, type Lab } from "../../scripts/lab/lab.ts";
 import { poll } from "../../scripts/lab/poll.ts";
 import { exec, stopChild } from "../../scripts/lab/process.ts";
+import { startPublicBytes } from "../../scripts/lab/public-bytes.ts";
 import type { TaskJob } from "../../scripts/lab/run-task.ts";
 import { type RunningTask, startTask } from "../../scripts/lab/task.ts";
 import { iperf, pingFlood } from "../../scripts/lab/traffic.ts";
@@ -115,7 +116,7 @@ test("a capture arrives whole at the control plane, and not by the exit's public
   await uplink.ready();
   const capture = startCapture({ filter: "icmp", packets: 1000, snapLength: 1000 });
   await capture.event("started");
-  const before = await exit().ns.counters("eth0");
+  const meter = await startPublicBytes(lab, exit());
   const privately = await exit().ns.counters("udpn0");
   const args = ["-s", "1000"];
   expect((await pingFlood(exit(), lab.cp.address, { count: 600, intervalMs: 2, args })).received).toBe(600);
@@ -130,9 +131,8 @@ test("a capture arrives whole at the control plane, and not by the exit's public
   expect(packets.length).toBe(1000);
   expect(packets.filter((p) => /ICMP echo re(quest|ply)/.test(p)).length).toBe(1000);
 
-  // What left publicly is the pings and some ARP; a megabyte of capture went the other way.
-  const sent = (await exit().ns.counters("eth0")).txBytes - before.txBytes;
-  expect(sent).toBeLessThan(600 * 1042 + 1000);
+  // What left publicly is the pings; a megabyte of capture went the other way.
+  expect(await meter.stop()).toMatchObject({ customer: 600 * 1028, other: 0 });
   expect((await exit().ns.counters("udpn0")).txBytes - privately.txBytes).toBeGreaterThan(result.bytes);
 });
 
@@ -242,6 +242,22 @@ test("a control plane that refuses ends both sides", async () => {
   const uplink = startUplink();
   await uplink.ready();
   const capture = startCapture({ filter: "icmp" });
+  expect(await uplink.end()).toMatchObject({ type: "error", code: "upload_refused" });
+  expect(await capture.end()).toMatchObject({ type: "error", code: "uplink_failed" });
+});
+
+test("a capture is a success only when its last byte is stored", async () => {
+  store.faults = ["stall", "403"];
+  const uplink = startUplink();
+  await uplink.ready();
+  const capture = startCapture({ filter: "icmp" });
+  await capture.event("started");
+  await poll(() => store.puts.length === 1, { what: "the first chunk" });
+  await pingFlood(exit(), lab.cp.address, { count: 3 });
+  capture.cancel();
+  const capturing = async () => (await exit().ns.exec(["ss", "-0", "-H"])).stdout !== "";
+  await poll(async () => !(await capturing()), { what: "tcpdump to end" });
+  store.release();
   expect(await uplink.end()).toMatchObject({ type: "error", code: "upload_refused" });
   expect(await capture.end()).toMatchObject({ type: "error", code: "uplink_failed" });
 });

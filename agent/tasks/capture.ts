@@ -9,6 +9,8 @@ import { UplinkClient } from "./uplink-client.ts";
 
 /** After a limit, how long the uplink may take for what is on its way. */
 const FLUSH_MS = 20_000;
+/** The same after a cancellation, which is answered for within five seconds whether or not the task has ended. */
+const FLUSH_CANCELLED_MS = 4000;
 const PROGRESS_MS = 1000;
 
 /** What a capture emits while it runs. */
@@ -81,7 +83,11 @@ async function stream(
     // A stalled uplink would otherwise hold the capture, and the host's only place for one, for ever.
     flush = setTimeout(() => uplink.destroy(), FLUSH_MS);
   };
-  const stopped = () => stop("stopped");
+  const stopped = () => {
+    stop("stopped");
+    clearTimeout(flush);
+    flush = setTimeout(() => uplink.destroy(), FLUSH_CANCELLED_MS);
+  };
   const timer = setTimeout(() => stop("seconds"), params.seconds * 1000);
   const progress = setInterval(
     () => emit({ type: "progress", at: ctx.now(), bytes: gate.bytes, packets: gate.packets }),

@@ -60,6 +60,13 @@ test("a cancelled ping ends with the result so far and calls nothing lost", asyn
   expect(result.sent).toBe(result.received);
 });
 
+test("a stop while a request is on its way does not call it lost", async () => {
+  const task = ping({ target: "10.0.0.9", count: 100, intervalMs: 500 });
+  await poll(() => task.events().length > 0, { what: "word of the first request, which comes with the second" });
+  task.cancel();
+  expect(await resultOf(task)).toMatchObject({ sent: 1, received: 0, longestLossRun: 1 });
+});
+
 test("no route and no such interface are errors with ping's own words", async () => {
   expect(await ping({ target: "10.9.9.9" }).end()).toMatchObject({
     type: "error",

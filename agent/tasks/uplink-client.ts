@@ -24,7 +24,7 @@ export interface UplinkTarget {
 
 /**
  * The sending end of an uplink. Connects by the private network or not at all: the exit's public bandwidth is the
- * customer's. Errors: `no_private_path`, `uplink_failed`.
+ * customer's. Errors: `no_private_path`, `uplink_failed`, `cancelled`.
  */
 export class UplinkClient {
   /** Resolves when the connection is gone, for whatever reason. */
@@ -67,6 +67,7 @@ export class UplinkClient {
     } catch (error) {
       socket.destroy();
       if (error instanceof TaskError) throw error;
+      if (signal.aborted) throw new TaskError("cancelled", "the capture was cancelled before it began");
       const late = limit.aborted ? `no answer within ${CONNECT_TIMEOUT_MS / 1000} s` : said(error);
       throw new TaskError("uplink_failed", `the uplink ${at} could not be used: ${late}`);
     }

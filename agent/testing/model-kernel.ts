@@ -12,7 +12,8 @@ export interface ModelKernel {
   refused: Set<number>;
   /** Can't even be looked at. */
   blind: boolean;
-  slow: boolean;
+  /** Called before a change is tried. */
+  onTry: (port: number) => void;
   tries: Map<number, number>;
   writes: number;
   mend(): void;
@@ -25,7 +26,7 @@ export function newKernel(): ModelKernel {
     lies: new Set(),
     refused: new Set(),
     blind: false,
-    slow: false,
+    onTry() {},
     tries: new Map(),
     writes: 0,
     mend() {
@@ -71,7 +72,7 @@ export class ModelDriver implements Driver<ReadonlyMap<number, string>, ModelSte
 
   async apply({ port, value }: ModelStep): Promise<void> {
     const kernel = this.#kernel;
-    if (kernel.slow) await new Promise((resolve) => setImmediate(resolve));
+    kernel.onTry(port);
     kernel.tries.set(port, (kernel.tries.get(port) ?? 0) + 1);
     if (kernel.broken.has(port)) throw new Error(`port ${port} is broken`);
     if (kernel.lies.has(port)) return;

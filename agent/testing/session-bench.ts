@@ -4,7 +4,8 @@ import { type StateItem, stateSignedBytes } from "../../shared/protocol/desired-
 import type { AgentFrame, ServerFrame, StateFrame, TaskFrame } from "../../shared/protocol/frames.ts";
 import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 import { makeKeys, sha256OfCanonical, signer, verifier } from "../keys.ts";
-import { LinkSession, type SessionAction, type SessionInput, type SessionSetup } from "../link/session.ts";
+import { LinkSession } from "../link/session.ts";
+import type { SessionAction, SessionInput, SessionSetup } from "../link/session-types.ts";
 
 export const HOST = newId("hst", 1, new Uint8Array(10).fill(1));
 export const OTHER_HOST = newId("hst", 1, new Uint8Array(10).fill(2));

@@ -54,7 +54,7 @@ async function up(argv: string[]): Promise<number> {
   });
   print(describe(lab));
   const hold = setInterval(() => {}, 1 << 30);
-  await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM")]);
+  await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM"), once(process, "SIGHUP")]);
   clearInterval(hold);
   await lab.close();
   return 0;

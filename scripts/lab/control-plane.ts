@@ -1,4 +1,5 @@
 import type { ChildProcess } from "node:child_process";
+import { existsSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { type Lab, ROOT, tail } from "./lab.ts";
@@ -77,7 +78,7 @@ export async function startControlPlane(lab: Lab, options: ControlPlaneOptions =
 
 /**
  * Opens a TCP port of a namespace on a free loopback port of this machine, by way of a unix socket: the network between
- * the two stays as separate as it was.
+ * the two stays as separate as it was. Lasts as long as this namespace: open it again after a reboot of its host.
  */
 export async function expose(
   lab: Lab,
@@ -88,6 +89,7 @@ export async function expose(
   const socat = ns.spawn(["socat", `UNIX-LISTEN:${path},fork,unlink-early`, `TCP:127.0.0.1:${port}`], {
     logFile: lab.logFile(`socat-${ns.name}-${port}`),
   });
+  await poll(() => existsSync(path), { what: `socat to listen for port ${port}` });
   const sockets = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     const inner = connect({ path, allowHalfOpen: true });

@@ -137,12 +137,18 @@ export async function createLab(options: LabOptions = {}): Promise<Lab> {
     await inet.ip(`addr add ${WEB_LISTED}/32 dev lo`, `addr add ${WEB_UNLISTED}/32 dev lo`);
     const hosts = plans.map((plan) => new LabHost(plan, net, inet, udpn));
     const lab = new Lab(net, inet, udpn, hosts, options.keep ?? false);
-    await Promise.all([...hosts.map((host) => host.boot()), startSites(lab)]);
+    await allDone([...hosts.map((host) => host.boot()), startSites(lab)]);
     return lab;
   } catch (error) {
     await net.close();
     throw error;
   }
+}
+
+/** Waits for all, then throws the first failure: taking down a lab that is still being built would leave parts behind. */
+async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(work)).find((result) => result.status === "rejected");
+  if (failed) throw failed.reason;
 }
 
 async function startSites(lab: Lab): Promise<void> {

@@ -21,7 +21,10 @@ export async function directoryCaptures(directory: string): Promise<CaptureStore
     },
     append(id, offset, chunk) {
       let fifo = appends.get(id);
-      if (fifo === undefined) appends.set(id, (fifo = new Fifo()));
+      if (fifo === undefined) {
+        fifo = new Fifo();
+        appends.set(id, fifo);
+      }
       return fifo.run(async () => {
         const size = await sizeOf(raw(id));
         if (size !== offset) throw new AppError("offset_mismatch", `${size} bytes are stored`, { offset: size });

@@ -1,0 +1,52 @@
+import type { StateItem } from "../../shared/protocol/desired-state.ts";
+import type { AgentFrame, HelloFrame, HostEvent, TaskFrame } from "../../shared/protocol/frames.ts";
+
+/** Two clocks: `mono` never jumps and measures silence; `wall` is UTC ms and is compared with what others say. */
+export type Now = { mono: number; wall: number };
+export type Revision = { rev: number; sha256: string };
+export type AckResults = Extract<AgentFrame, { t: "ack" }>["results"];
+
+export interface SessionSetup {
+  hostId: HelloFrame["hostId"];
+  version: string;
+  bootId: string;
+  capabilities: string[];
+  /** Base URLs of the control plane, tried in turn. */
+  endpoints: readonly string[];
+  controlPlaneKeyId: string;
+  /** The greatest epoch ever used. */
+  epoch: number;
+  accepted: Revision | null;
+  applied: Revision | null;
+  sign(bytes: Uint8Array): string;
+  verify(bytes: Uint8Array, signature: string): boolean;
+  sha256(items: readonly StateItem[]): string;
+  /** In [0, 1). */
+  random(): number;
+}
+
+export type SessionInput =
+  | { type: "start" | "opened" | "tick" | "stop" }
+  | { type: "text"; text: string }
+  | { type: "binary" }
+  | { type: "closed"; why: string; retryAfterMs?: number | undefined }
+  /** A pass over this revision ended; `allOk` when every item is applied and verified. */
+  | { type: "report"; rev: number; sha256: string; results: AckResults; allOk: boolean }
+  | { type: "send"; frame: AgentFrame };
+
+export type SessionAction =
+  | { type: "connect"; endpoint: string }
+  | { type: "close"; code: number; reason: string }
+  | { type: "send"; frame: AgentFrame }
+  /** Durable before the next action of the list is done. */
+  | { type: "saveEpoch"; epoch: number }
+  | { type: "saveApplied"; applied: Revision }
+  /** Keep it on disk, then bring the kernel to it. */
+  | { type: "accept"; state: Revision & { items: StateItem[] } }
+  /** Nothing new: look again and report. */
+  | { type: "recheck" }
+  | { type: "task"; task: TaskFrame }
+  | { type: "cancelTask"; id: string }
+  | { type: "linked" | "unlinked" }
+  | { type: "event"; event: HostEvent }
+  | { type: "note"; message: string };
