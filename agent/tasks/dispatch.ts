@@ -87,6 +87,8 @@ export class TaskDispatcher {
     };
     try {
       const run = await loaders[kind]();
+      // Cancelled while it was being loaded: a runner would never hear of it.
+      abort.signal.throwIfAborted();
       const work = run(parsed.data as never, { ...context, signal: abort.signal, emit });
       return { ok: true, result: await Promise.race([work, stuck(abort.signal)]) };
     } catch (error) {

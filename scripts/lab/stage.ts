@@ -64,12 +64,21 @@ export async function enrolHost(lab: Lab, cp: ControlPlane, admin: Api, host: La
   return { id, agent, host };
 }
 
-/** Waits until a host is linked and has verified its newest state. */
-export async function untilInSync(admin: Api, hostId: string, timeoutMs = 20_000): Promise<Answer> {
+/**
+ * Waits until a host is linked and has verified its newest state; with `since`, until it has said so after that moment
+ * (UTC ms), which a host that was in sync before can't do without joining again.
+ */
+export async function untilInSync(
+  admin: Api,
+  hostId: string,
+  options: { timeoutMs?: number; since?: number } = {},
+): Promise<Answer> {
+  const { timeoutMs = 20_000, since = 0 } = options;
   return poll(
     async () => {
       const host = await admin.get(`/hosts/${hostId}`);
-      return host.link.online && host.configuration.inSync && host;
+      const { inSync, appliedAt } = host.configuration;
+      return host.link.online && inSync && Date.parse(appliedAt) >= since && host;
     },
     { what: `host ${hostId} to be in sync`, timeoutMs, everyMs: 50 },
   );
