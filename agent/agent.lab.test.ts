@@ -94,7 +94,9 @@ test("an agent enrols, links, applies its state and says so; killed and started 
   expect(before.wg).toContain(KEY);
   expect(before.nft).toContain("198.51.100.0/24");
   expect(before.nft).toContain("40000 : 203.0.113.9 . 51820");
-  expect(before.pids).toHaveLength(1);
+  // In a session of its own, so that no signal to the agent's group ends it.
+  const [pid = ""] = before.pids;
+  expect(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ")[3]).toBe(pid);
   const privateKey = (await ns.exec(["cat", `${agent.stateDir}/wireguard.key`])).stdout.trim();
   expect((await ns.exec(["stat", "-c", "%a", agent.stateDir, `${agent.stateDir}/wireguard.key`])).stdout).toBe(
     "700\n600\n",

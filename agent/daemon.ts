@@ -35,7 +35,6 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const exec = createExec();
   const clock = systemClock;
   const systemd = createSystemd(process.env, exec, log);
-  // Child processes and libraries have no business with these.
   const verify = verifier(enrolment.controlPlaneKey.publicKey);
   const kept = store.state();
 

@@ -36,7 +36,6 @@ async function main(argv: string[]): Promise<void> {
   const [command = "", extra] = positionals;
   if (values.help || command === "" || command === "help") return void process.stdout.write(HELP_OF[command] ?? HELP);
   if (extra !== undefined) throw new UsageError(`"${extra}" is one word too many. See --help.`);
-  // A token that came by the environment is not left there for children.
   const log = createLog();
   const configFile = values.config ?? process.env.TRUNKLINE_CONFIG ?? DEFAULT_CONFIG;
   switch (command) {
@@ -57,6 +56,7 @@ async function main(argv: string[]): Promise<void> {
     case "run": {
       const { startDaemon } = await import("./daemon.ts");
       const { StateStore } = await import("./state-store.ts");
+      // The daemon has no use for a token, and neither have the programs it starts.
       delete process.env.TRUNKLINE_TOKEN;
       const config = readConfig(configFile);
       const daemon = await startDaemon(config, new StateStore(values["state-dir"] ?? config.stateDir, log), log);

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import type { StateItem } from "../shared/protocol/desired-state.ts";
+import type { StateItem, WireguardItem } from "../shared/protocol/desired-state.ts";
 import type { HostEvent } from "../shared/protocol/frames.ts";
 import { Reconciler, type Report } from "./reconcile.ts";
 import { FakeClock } from "./testing/fake-clock.ts";
@@ -8,6 +8,16 @@ import { ModelDriver, type ModelKernel, newKernel } from "./testing/model-kernel
 import { relayItem } from "./testing/session-bench.ts";
 
 const silent = { info() {}, warn() {}, error() {} };
+
+const tunnelItem = (peers: WireguardItem["peers"]): WireguardItem => ({
+  type: "wireguard",
+  id: "wg",
+  interface: "tl0",
+  listenPort: 51820,
+  address: "10.13.13.1/24",
+  mtu: 1392,
+  peers,
+});
 
 /** A reconciler over a model of a kernel, with time in the test's hand. */
 class Bench {
@@ -43,8 +53,8 @@ class Bench {
     this.boot();
   }
 
-  want(rev: number, ports: readonly number[]): void {
-    const items = ports.map((port) => relayItem(`r${port}`, port));
+  want(rev: number, ports: readonly number[], more: readonly StateItem[] = []): void {
+    const items = [...ports.map((port) => relayItem(`r${port}`, port)), ...more];
     this.#target = { rev, sha256: String(rev), items };
     this.reconciler.want(this.#target);
   }
@@ -175,6 +185,18 @@ test("a newer state cuts the pass over the older one short, and only the newer o
   expect(bench.held()).toEqual([2]);
   expect(bench.kernel.tries.has(3)).toBe(false);
   expect(bench.reports.map((r) => r.rev)).toEqual([2]);
+  await bench.end();
+});
+
+test("what expires while a pass is under way is removed at once, not with the next look for drift", async () => {
+  const bench = new Bench();
+  const peer = { publicKey: "k", allowedIps: ["10.13.13.2/32"], keepalive: 0, notAfter: bench.clock.wall() + 1000 };
+  bench.kernel.onTry = () => bench.clock.skip(1500);
+  const plans: number[] = [];
+  bench.kernel.onPlan = (now) => plans.push(now - (bench.clock.wall() - bench.clock.mono()));
+  bench.want(1, [1], [tunnelItem([peer])]);
+  await bench.pass(20);
+  expect(plans.at(-1)).toBeGreaterThanOrEqual(1500);
   await bench.end();
 });
 

@@ -51,6 +51,8 @@ export class Reconciler {
   #reported = "";
   #asked = false;
   #wake = new AbortController();
+  /** UTC ms the last pass planned for. */
+  #lookedAt = 0;
   #stopped = false;
   /** Monotonic ms when a pass last ended or the loop last slept, for the watchdog. */
   aliveAt: number;
@@ -107,7 +109,8 @@ export class Reconciler {
     const { clock } = this.#deps;
     const now = clock.wall();
     const due = [now + DRIFT_MS];
-    const expiry = this.#target && nextExpiry(this.#target.items, now);
+    // Counted from when the last pass looked at the clock: what expired while it ran is due at once.
+    const expiry = this.#target && nextExpiry(this.#target.items, this.#lookedAt);
     if (expiry !== undefined) due.push(expiry);
     const retry = this.#retries.next();
     if (retry !== undefined) due.push(now + Math.max(0, retry - clock.mono()));
@@ -116,8 +119,9 @@ export class Reconciler {
 
   async #pass(target: Target): Promise<void> {
     const { drivers, clock, log, onEvents, onReport } = this.#deps;
+    this.#lookedAt = clock.wall();
     const outcome = await runPass(drivers, target.items, {
-      wall: clock.wall(),
+      wall: this.#lookedAt,
       mono: clock.mono(),
       retries: this.#retries,
       superseded: () => this.#target !== target || this.#stopped,

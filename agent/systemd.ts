@@ -32,8 +32,7 @@ export function createSystemd(env: NodeJS.ProcessEnv, exec: Exec, log: Log): Sys
       told = true;
     }
   };
-  const say = (what: string) =>
-    tell(exec.run(["env", `NOTIFY_SOCKET=${socket}`, "systemd-notify", `--pid=${process.pid}`, what]));
+  const say = (what: string) => tell(exec.run(["env", `NOTIFY_SOCKET=${socket}`, "systemd-notify", what]));
   const usec = Number(env.WATCHDOG_USEC);
   const watched = usec > 0 && (!env.WATCHDOG_PID || env.WATCHDOG_PID === String(process.pid));
   return {

@@ -164,10 +164,12 @@ test("a removed entry ends a running flow at once, in both directions, and leave
 test("a new driver over an equal kernel changes nothing", async () => {
   const items = [wireguard(), whitelist(["203.0.113.0/25", "203.0.113.128/25", "198.51.100.10/32"])];
   await settle(drivers, items);
-  const before = [await table(), await dump()];
+  // Without the counters and handshakes, which the running session moves.
+  const tunnel = async () => (await dump()).replaceAll(/\t\d+\t\d+\t\d+\t(off|\d+)$/gm, "\t$1");
+  const before = [await table(), await tunnel()];
   fresh();
   expect(await settle(drivers, items)).toEqual([]);
-  expect([await table(), await dump()]).toEqual(before);
+  expect([await table(), await tunnel()]).toEqual(before);
 });
 
 test("5,000 networks load, and one of them goes, in well under a second", async () => {

@@ -1,7 +1,7 @@
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
 import { type Flow, forgetFlow, forgetPort, listFlows } from "./conntrack.ts";
-import { type Driver, itemsOf, ORDER, type Plan, type Step } from "./driver.ts";
+import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
 import { localAddresses } from "./links.ts";
 import { type FingerprintStore, forwarding, NftTable } from "./nft.ts";
 import {
@@ -177,9 +177,4 @@ function elementCommands(step: { remove: number[]; add: Map<number, Target> }): 
     step.remove.length > 0 ? `delete element ${name} { ${step.remove.join(", ")} }\n` : "",
     added.length > 0 ? `add element ${name} { ${added.join(", ")} }\n` : "",
   ].join("");
-}
-
-/** True when any item of this state is a relay; lets observers skip the work on exits. */
-export function hasRelays(items: readonly StateItem[]): boolean {
-  return itemsOf(items, "relay").length > 0;
 }

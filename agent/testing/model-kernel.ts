@@ -14,6 +14,8 @@ export interface ModelKernel {
   blind: boolean;
   /** Called before a change is tried. */
   onTry: (port: number) => void;
+  /** Called with the time of each plan. */
+  onPlan: (now: number) => void;
   tries: Map<number, number>;
   writes: number;
   mend(): void;
@@ -27,6 +29,7 @@ export function newKernel(): ModelKernel {
     refused: new Set(),
     blind: false,
     onTry() {},
+    onPlan() {},
     tries: new Map(),
     writes: 0,
     mend() {
@@ -55,7 +58,8 @@ export class ModelDriver implements Driver<ReadonlyMap<number, string>, ModelSte
     return new Map(this.#kernel.held);
   }
 
-  plan(seen: ReadonlyMap<number, string>, items: readonly StateItem[]): Plan<ModelStep> {
+  plan(seen: ReadonlyMap<number, string>, items: readonly StateItem[], now: number): Plan<ModelStep> {
+    this.#kernel.onPlan(now);
     const base = { cause: "differs" as const, order: 1 };
     const steps: ModelStep[] = [];
     const refused: { item: string; error: string }[] = [];

@@ -41,15 +41,33 @@ export const environmentSchema = z.object({
 });
 export type Environment = z.infer<typeof environmentSchema>;
 
+/** At the edge nothing is kept on a disk: these have no default there. */
+const edgeSchema = environmentSchema.required({ DATABASE_URL: true, SIGNING_KEY: true });
+export type EdgeEnvironment = z.infer<typeof edgeSchema>;
+
 /** Reads the configuration. Throws an error whose message names every variable that is wrong, and what it should be. */
 export function readEnvironment(env: Record<string, unknown>): Environment {
-  const known = Object.keys(environmentSchema.shape);
+  return read(environmentSchema, env);
+}
+
+/** The same at the edge, from the worker's bindings. */
+export function readEdgeEnvironment(bindings: Record<string, unknown>): EdgeEnvironment {
+  return read(edgeSchema, bindings);
+}
+
+function read<S extends typeof environmentSchema | typeof edgeSchema>(
+  schema: S,
+  env: Record<string, unknown>,
+): z.infer<S> {
+  const known = Object.keys(schema.shape);
   const given = Object.fromEntries(
     known.map((name) => [name, env[name]]).filter(([, value]) => value !== undefined && value !== ""),
   );
-  const result = environmentSchema.safeParse(given);
-  if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `  ${issue.path.join(".")}: ${issue.message}`);
+  const result = schema.safeParse(given);
+  if (result.success) return result.data as z.infer<S>;
+  const problems = result.error.issues.map(
+    (issue) => `  ${issue.path.join(".")}: ${String(issue.path[0]) in given ? issue.message : "is not set"}`,
+  );
   throw new Error(`The configuration is not valid:\n${problems.join("\n")}`);
 }
 

@@ -1,6 +1,7 @@
 import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Namespace } from "./netns.ts";
 import { poll } from "./poll.ts";
 import type { TaskJob, TaskLine } from "./run-task.ts";
@@ -14,7 +15,7 @@ export interface RunningTask {
   /** Resolves when it has said an event of this type. */
   event(type: string): Promise<unknown>;
   ready(): Promise<unknown>;
-  /** Its last word: a result or an error. */
+  /** Its last word: a result or an error. Throws when there is none within 30 s. */
   end(): Promise<Extract<TaskLine, { type: "result" | "error" }>>;
   /** As task.cancel does. */
   cancel(): void;
@@ -53,9 +54,9 @@ export function startTask(ns: Namespace, job: TaskJob): RunningTask {
       ),
     ready: () => poll(() => lines.length > 0, { what: "the task to start" }),
     end: async () => {
-      await closed;
+      await Promise.race([closed, delay(30_000, undefined, { ref: false })]);
       const end = last();
-      if (end?.type !== "result" && end?.type !== "error") throw new Error(`the task said no end: ${complaints}`);
+      if (end?.type !== "result" && end?.type !== "error") throw new Error(`the task came to no end: ${complaints}`);
       return end;
     },
     cancel: () => void child.kill("SIGTERM"),

@@ -1,9 +1,9 @@
 import { type Client, createClient } from "@libsql/client/sqlite3";
 import { drizzle, type LibSQLDatabase } from "drizzle-orm/libsql";
-import { migrate } from "drizzle-orm/libsql/migrator";
 import * as schema from "../../db/schema/index.ts";
 import type { Database, Db } from "../../ports/index.ts";
 import { Fifo } from "./fifo.ts";
+import { applyMigrations } from "./migrate.ts";
 
 const PRAGMAS = [
   "PRAGMA journal_mode = WAL",
@@ -17,7 +17,7 @@ const PRAGMAS = [
 /**
  * libSQL on a file, for one process. One writer connection behind a FIFO and one reader connection: concurrent
  * transactions on one client fail with SQLITE_BUSY, and a busy timeout blocks the event loop when the lock's holder is in
- * the same process.
+ * the same process. Applies the migrations first, and throws when the database does not hold exactly those afterwards.
  *
  * @param path of the file; made when it does not exist
  */
@@ -25,16 +25,15 @@ export async function openFileDatabase(path: string, options: { migrations: stri
   const url = `file:${path}`;
   const writer = createClient({ url, concurrency: 1 });
   for (const pragma of PRAGMAS) await writer.execute(pragma);
-  const db = drizzle(writer, { schema, casing: "snake_case" });
-  await migrate(db, { migrationsFolder: options.migrations });
-  // The migrator may have used a pragma of its own.
+  await applyMigrations(writer, options.migrations);
+  // Migrating switches them off and on; they are on whatever it did.
   await writer.execute("PRAGMA foreign_keys = ON");
 
   const reader = createClient({ url, concurrency: 1 });
   for (const pragma of PRAGMAS) await reader.execute(pragma);
   await reader.execute("PRAGMA query_only = ON");
 
-  return new FileDatabase(writer, db, reader);
+  return new FileDatabase(writer, drizzle(writer, { schema, casing: "snake_case" }), reader);
 }
 
 class FileDatabase implements Database {

@@ -12,7 +12,9 @@ export const createUserInput = z.object({
   // `@` is kept for sub-accounts (`name@owner`).
   name: z
     .string()
-    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{1,63}$/, "must be 2 to 64 letters, digits, dots, dashes, underscores"),
+    // One spelling a name: two accounts that differ in case only are a trap for people.
+    .toLowerCase()
+    .regex(/^[a-z0-9][a-z0-9._-]{1,63}$/, "must be 2 to 64 letters, digits, dots, dashes, underscores"),
   password: passwordSchema,
   role: z.enum(ROLES).default("customer"),
 });

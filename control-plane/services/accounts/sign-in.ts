@@ -9,7 +9,7 @@ import { freshToken } from "../secrets.ts";
 import { viewUser } from "./views.ts";
 
 export const signInInput = z.object({
-  name: z.string().min(1).max(129),
+  name: z.string().toLowerCase().min(1).max(129),
   password: z.string().min(1).max(256),
 });
 
@@ -26,9 +26,9 @@ export async function signIn(ctx: Context, input: z.infer<typeof signInInput>, a
   const limit = ports.settings.signInLimit;
   await spend(ctx, [
     // By name and address together: whoever guesses at a name slows itself down, not the name's owner.
-    { key: `sign-in:${input.name.toLowerCase()}:${address}`, limit, windowMs: WINDOW_MS },
+    { key: `sign-in:${input.name}:${address}`, limit, windowMs: WINDOW_MS },
     { key: `sign-in:address:${address}`, limit: limit * 10, windowMs: WINDOW_MS },
-    { key: `sign-in:name:${input.name.toLowerCase()}`, limit: limit * 100, windowMs: WINDOW_MS },
+    { key: `sign-in:name:${input.name}`, limit: limit * 100, windowMs: WINDOW_MS },
   ]);
   const [user] = await ports.db.read.select().from(t.users).where(eq(t.users.name, input.name));
   const right = await ports.passwords.verify(input.password, user?.passwordHash ?? NOBODY);

@@ -61,7 +61,7 @@ export async function openConnection(ctx: Context, input: z.infer<typeof openInp
 
   const waitUntil = ports.clock.now() + waitMs;
   const silent = new Set<Id<"hst">>();
-  let connection = await insertConnection(ctx, line.id, clientPublicKey, silent);
+  let connection = await insertConnection(ctx, line.id, clientPublicKey, silent, undefined);
   let ready = await awaitHosts(ctx, connection, waitMs === 0 ? 0 : Math.ceil(waitMs * FORWARD_PATIENCE));
   while (!ready.forward && ports.clock.now() < waitUntil) {
     silent.add(connection.forwardHostId);
@@ -99,12 +99,16 @@ async function findLine(ctx: Context, lineId: Id<"lin"> | undefined): Promise<ty
   return line;
 }
 
-/** One transaction: the old connection ends, a port is found, the new one stands, its hosts get their revisions. */
+/**
+ * One transaction: the old connection ends, a port is found, the new one stands, its hosts get their revisions. With
+ * `moving` it replaces that connection and no other: a move must not end one that was opened since.
+ */
 async function insertConnection(
   ctx: Context,
   lineId: Id<"lin">,
   clientPublicKey: string,
   exclude: ReadonlySet<Id<"hst">>,
+  moving: Id<"con"> | undefined,
 ): Promise<Connection> {
   const { ports } = ctx;
   try {
@@ -117,7 +121,9 @@ async function insertConnection(
       const now = ports.clock.now();
       if (found === undefined || found.line.state !== "active" || found.line.exitHostId === null || found.endsAt <= now)
         throw new AppError("line_not_active");
-      const replaced = await endConnection(ctx, tx, lineId, exclude.size > 0 ? "forward_silent" : "replaced");
+      const replaced = await endConnection(ctx, tx, lineId, moving === undefined ? "replaced" : "forward_silent");
+      if (moving !== undefined && replaced?.id !== moving)
+        throw new AppError("conflict", "A newer connection of the line was opened meanwhile.");
       const { pair, port } = await chooseSlot(ctx, tx, found.line.sourceRegionId, exclude);
       await tx.db.update(t.pairs).set({ lastPort: port }).where(eq(t.pairs.id, pair.id));
       const revs = await tx.touchHosts([pair.forwardHostId, found.line.exitHostId]);
@@ -160,12 +166,10 @@ async function moveAway(
   clientPublicKey: string,
   silent: ReadonlySet<Id<"hst">>,
 ): Promise<Connection | undefined> {
-  const [current] = await ctx.ports.db.read.select().from(t.connections).where(eq(t.connections.id, connection.id));
-  if (current?.state !== "active") return undefined;
   try {
-    return await insertConnection(ctx, connection.lineId, clientPublicKey, silent);
+    return await insertConnection(ctx, connection.lineId, clientPublicKey, silent, connection.id);
   } catch (error) {
-    if (error instanceof AppError && (error.code === "no_forward_host" || error.code === "lines_busy"))
+    if (error instanceof AppError && ["no_forward_host", "lines_busy", "conflict"].includes(error.code))
       return undefined;
     throw error;
   }

@@ -119,7 +119,8 @@ async function activate(ctx: Context, tx: Transaction, line: Line): Promise<void
     resource.endsAt,
     `resource.expire/${resource.id}/${resource.endsAt}`,
   );
-  await tx.audit("line.activate", line.id, { state: "provisioning" }, { state: "active" });
+  const { exitHostId, eip } = line;
+  await tx.audit("line.activate", line.id, { state: "provisioning" }, { state: "active", exitHostId, eip });
   const others = await tx.db
     .select({ id: t.resources.id })
     .from(t.resources)
