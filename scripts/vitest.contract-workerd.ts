@@ -18,6 +18,8 @@ export default defineConfig({
     globalSetup: ["scripts/contract/start-sqld.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // The worker logs each request: shown where a test failed, noise otherwise.
+    silent: "passed-only",
     passWithNoTests: false,
   },
 });

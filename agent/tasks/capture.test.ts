@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { filterProblem } from "../../shared/capture-filter.ts";
+import { isPrivateAddress } from "../../shared/protocol/values.ts";
 import { fullFilter } from "./capture-filter.ts";
 import { PcapGate } from "./pcap-gate.ts";
 import { parseCounts } from "./tcpdump.ts";
-import { isPrivateAddress } from "./uplink-client.ts";
 import { FrameReader, frameHeader } from "./uplink-frames.ts";
 
 function pcap(lengths: readonly number[], littleEndian = true): { file: Buffer; ends: number[] } {

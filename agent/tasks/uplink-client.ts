@@ -1,20 +1,11 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { connect as connectTls, type TLSSocket } from "node:tls";
-import { ipv4ToNumber, parseCidr4 } from "../../shared/protocol/values.ts";
+import { isPrivateAddress } from "../../shared/protocol/values.ts";
 import { TaskError } from "./types.ts";
 import { frameHeader, MAX_UPLINK_FRAME, UPLINK_TLS } from "./uplink-frames.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
-/** RFC 1918, and the shared space of RFC 6598 that some clouds use between regions. */
-const PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"].map(parseCidr4);
-
-/** True for an address that no internet routes. */
-export function isPrivateAddress(address: string): boolean {
-  const n = ipv4ToNumber(address);
-  return PRIVATE.some((net) => net !== undefined && n >= net.first && n <= net.last);
-}
-
 export interface UplinkTarget {
   address: string;
   port: number;

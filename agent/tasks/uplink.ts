@@ -3,9 +3,9 @@ import type { AddressInfo } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import type { UplinkItem } from "../../shared/protocol/desired-state.ts";
 import type { UplinkParams, UplinkResult } from "../../shared/protocol/tasks.ts";
+import { isPrivateAddress } from "../../shared/protocol/values.ts";
 import { openUplinkKeys } from "./sealed-keys.ts";
 import { type TaskContext, TaskError, type TaskRunner } from "./types.ts";
-import { isPrivateAddress } from "./uplink-client.ts";
 import { FrameReader, frameHeader, UPLINK_TLS } from "./uplink-frames.ts";
 import { Upload } from "./upload.ts";
 
@@ -95,8 +95,6 @@ export function createUplink(): Uplink {
     if (tickets.has(params.ticket)) throw new TaskError("ticket_in_use", "this ticket is already being used");
     const arrival = Promise.withResolvers<TLSSocket>();
     tickets.set(params.ticket, { psk, arrive: arrival.resolve, taken: false });
-    // The sender may be sent for now: before this, the ticket would have been refused.
-    ctx.emit({ type: "ready" });
     let socket: TLSSocket | undefined;
     const abort = () => {
       arrival.reject(new TaskError("uplink_unused", "nobody came with this ticket"));

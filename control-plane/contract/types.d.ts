@@ -1,3 +1,5 @@
+import "vitest";
+
 /** What the global set-ups hand to the tests. */
 declare module "vitest" {
   interface ProvidedContext {
@@ -6,10 +8,3 @@ declare module "vitest" {
     databaseUrl: string;
   }
 }
-
-/** The runtime's module, as far as it is used. Its own types would clash with Node's. */
-declare module "cloudflare:workers" {
-  export const exports: { default: { fetch(url: string, init: RequestInit): Promise<Response> } };
-}
-
-export {};

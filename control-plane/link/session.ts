@@ -53,6 +53,8 @@ export type Identified =
 
 type Phase = "challenged" | "identifying" | "joined" | "closed";
 
+/** A state that is not acknowledged for so long does not hold up the next. */
+const ACK_TIMEOUT_MS = 60_000;
 /** How long a socket may stay without a hello. */
 const HELLO_TIMEOUT_MS = 10_000;
 
@@ -194,6 +196,10 @@ export class ServerSession {
     if (this.#phase === "closed") return [];
     if (this.#phase !== "joined") return now - this.#openedAt > HELLO_TIMEOUT_MS ? this.close("hello_timeout") : [];
     if (now - this.#lastHeardAt > SILENCE_MS) return this.close("silent");
+    if (this.#inFlight !== undefined && now - this.#inFlight.at > ACK_TIMEOUT_MS) {
+      this.#inFlight = undefined;
+      return this.#next();
+    }
     if (now - this.#lastPingAt < HEARTBEAT_MS) return [];
     return this.ping(now, wallNow);
   }

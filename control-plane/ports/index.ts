@@ -112,6 +112,7 @@ export interface JobBell {
  * finds what it made before. `wait` means not yet, ask again later.
  */
 export interface Cloud {
+  /** Writes the exit into the line's row, and raises that host's desired revision with it: its state now holds the line. */
   takeExit(line: CloudLine): Promise<{ hostId: Id<"hst"> } | "wait">;
   getAddress(line: CloudLine & { hostId: Id<"hst"> }): Promise<{ address: string } | "wait">;
   bindAddress(line: CloudLine & { hostId: Id<"hst">; address: string }): Promise<"bound" | "wait">;

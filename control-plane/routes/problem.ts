@@ -11,6 +11,8 @@ export function answerProblem(error: Error, c: HonoContext<Env>): Response {
   if (problem.status >= 500) log.error("request failed", { requestId, path: c.req.path, code: problem.code, error });
   const { retryAfterMs } = problem.extra;
   if (typeof retryAfterMs === "number") c.header("retry-after", String(Math.ceil(retryAfterMs / 1000)));
+  // The rest of the body is not read: a client that kept the connection would lose its next request with it.
+  if (problem.status === 413) c.header("connection", "close");
   if (problem.status === 401) c.header("www-authenticate", 'Bearer realm="trunkline"');
   const body = {
     type: `urn:trunkline:error:${problem.code}`,

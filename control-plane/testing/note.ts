@@ -2,3 +2,10 @@
 export function note(text: string): void {
   process.stdout.write(`${text}\n`);
 }
+
+/** The seed of a property test: `FC_SEED` to replay one, otherwise a fresh one. Printed, so that a failure can be replayed. */
+export function propertySeed(name: string): number {
+  const seed = Number(process.env.FC_SEED ?? Date.now() % 2 ** 31);
+  note(`${name}: FC_SEED=${seed}`);
+  return seed;
+}

@@ -56,6 +56,15 @@ export function parseCidr4(text: string): { first: number; last: number } | unde
   return first % size === 0 ? { first, last: first + size - 1 } : undefined;
 }
 
+/** RFC 1918, and the shared space of RFC 6598 that some clouds use between regions. */
+const PRIVATE_NETWORKS = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"].map(parseCidr4);
+
+/** True for an IPv4 address that no internet routes. */
+export function isPrivateAddress(address: string): boolean {
+  const n = ipv4ToNumber(address);
+  return PRIVATE_NETWORKS.some((net) => net !== undefined && n >= net.first && n <= net.last);
+}
+
 export function ipv4ToNumber(address: string): number {
   return address.split(".").reduce((n, octet) => n * 256 + Number(octet), 0);
 }

@@ -33,6 +33,8 @@ export function staticCloud(db: Database): Cloud {
             .limit(1);
           if (free === undefined) return "wait";
           await tx.update(t.lines).set({ exitHostId: free.id }).where(eq(t.lines.id, lineId));
+          // From this commit on the exit's state holds the line's tunnel.
+          await tx.update(t.hosts).set({ desiredRev: sql`desired_rev + 1` }).where(eq(t.hosts.id, free.id));
           return { hostId: free.id };
         });
       } catch (error) {

@@ -33,6 +33,8 @@ export const hosts = sqliteTable(
     relayDriver: text({ enum: ["nft", "socat"] }).notNull(),
     wireguardPort: integer().notNull(),
     uplinkPort: integer().notNull(),
+    /** The token it enrolled with: the same identity with the same token gets the same answer again. */
+    enrolmentTokenId: id("enr").notNull(),
     identityPublicKey: text().notNull(),
     boxPublicKey: text().notNull(),
     wireguardPublicKey: text(),

@@ -25,18 +25,21 @@ export async function requireConnection(ctx: Context, id: Id<"con">): Promise<ty
 /** A line's connections, newest first. Throws `not_found`. */
 export async function listConnections(ctx: Context, lineId: Id<"lin">, query: PageQuery) {
   const owner = visibleOwner(ctx);
+  const [line] = await ctx.ports.db.read
+    .select({ id: t.lines.id })
+    .from(t.lines)
+    .where(and(eq(t.lines.id, lineId), owner === undefined ? undefined : eq(t.lines.userId, owner)));
+  if (line === undefined) throw new AppError("not_found");
   const rows = await ctx.ports.db.read
-    .select({ id: t.connections.id, connection: t.connections })
+    .select()
     .from(t.connections)
-    .innerJoin(t.lines, eq(t.lines.id, t.connections.lineId))
     .where(
       and(
         eq(t.connections.lineId, lineId),
-        owner === undefined ? undefined : eq(t.lines.userId, owner),
         query.cursor === undefined ? undefined : lt(t.connections.id, query.cursor as Id<"con">),
       ),
     )
     .orderBy(desc(t.connections.id))
     .limit(query.limit + 1);
-  return page(rows, query.limit, ({ connection }) => viewConnection(connection));
+  return page(rows, query.limit, viewConnection);
 }

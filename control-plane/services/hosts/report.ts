@@ -30,6 +30,8 @@ export async function joinHost(
         state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
         // What the host says it holds is its own proof from before; it is verified again with the next ack.
         appliedRev: hello.applied?.rev ?? null,
+        // A control plane restored from a backup is behind its hosts, and they refuse what is older than they hold.
+        desiredRev: sql`MAX(${t.hosts.desiredRev}, ${(hello.applied?.rev ?? -1) + 1} * (${t.hosts.desiredRev} < ${hello.applied?.rev ?? 0}))`,
         appliedSha256: hello.applied?.sha256 ?? null,
       })
       .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));

@@ -2,7 +2,7 @@ import { and, eq } from "drizzle-orm";
 import { z } from "zod";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
-import { interfaceSchema, ipv4Schema, portSchema } from "../../../shared/protocol/values.ts";
+import { interfaceSchema, ipv4Schema, isPrivateAddress, portSchema } from "../../../shared/protocol/values.ts";
 import * as t from "../../db/schema/index.ts";
 import { expectOne, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
@@ -14,7 +14,7 @@ export const updateHostInput = z
   .object({
     name: nameSchema,
     publicAddress: ipv4Schema.nullable(),
-    privateAddress: ipv4Schema.nullable(),
+    privateAddress: ipv4Schema.refine(isPrivateAddress, "must be an address of a private network").nullable(),
     privateNetwork: slugSchema.nullable(),
     outInterface: interfaceSchema.nullable(),
     relayDriver: z.enum(["nft", "socat"]),

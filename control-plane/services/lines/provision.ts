@@ -70,7 +70,7 @@ const WORK: Readonly<Record<ProvisionStep, StepWork>> = {
   async await_link(ctx, line) {
     const host = await exitOf(ctx, line);
     if (!isOnline(host, ctx.ports.clock.now())) return false;
-    // From here on the exit's state holds the line's tunnel: ask it to apply that.
+    // The exit may have been away when it was taken: wake it now that it is here, with a revision to answer for.
     await transaction(ctx, async (tx) => {
       await tx.touchHosts([host.id]);
     });
@@ -137,10 +137,13 @@ async function activate(ctx: Context, tx: Transaction, line: Line): Promise<void
 
 /** The line could not be made. Nobody is refunded by itself: the order shows failed, and an operator decides. */
 async function giveUp(tx: Transaction, line: Line, step: ProvisionStep): Promise<void> {
-  await tx.db
+  const { rowsAffected } = await tx.db
     .update(t.lines)
     .set({ state: "failed" })
     .where(and(eq(t.lines.id, line.id), eq(t.lines.state, "provisioning")));
+  if (rowsAffected !== 1) return;
+  // The exit drops the tunnel of a line that will not be.
+  if (line.exitHostId !== null) await tx.touchHosts([line.exitHostId]);
   const [resource] = await tx.db
     .update(t.resources)
     .set({ state: "create_failed" })

@@ -1,0 +1,293 @@
+import { eq, sql } from "drizzle-orm";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { canonicalJson } from "../../../shared/canonical.ts";
+import { isAppError } from "../../../shared/errors.ts";
+import type { Id } from "../../../shared/ids.ts";
+import { stateItemSchema } from "../../../shared/protocol/desired-state.ts";
+import * as t from "../../db/schema/index.ts";
+import type { Db } from "../../ports/index.ts";
+import { type Harness, openHarness } from "../../testing/harness.ts";
+import { note, propertySeed } from "../../testing/note.ts";
+import {
+  buyLines,
+  enrolHosts,
+  enrolRequest,
+  hostsUp,
+  key32,
+  linesOf,
+  MONTHLY_FEN,
+  makeCustomer,
+  makeNetwork,
+  orderLines,
+  type Person,
+  stockCatalogue,
+  systemOf,
+} from "../../testing/world.ts";
+import { putServiceType } from "../catalogue/put.ts";
+import { closeConnection } from "../connections/close.ts";
+import { openConnection } from "../connections/open.ts";
+import { payOrder } from "../orders/pay.ts";
+import { creditWallet } from "../wallet/credit.ts";
+import { desiredState } from "./desired-state.ts";
+import { enrolHost } from "./enrol.ts";
+import { createEnrolmentToken } from "./enrolment-tokens.ts";
+import { createPair } from "./pairs.ts";
+import { acknowledge, joinHost, leaveHost, observe } from "./report.ts";
+import { approveHost, updateHost } from "./update.ts";
+
+type States = Map<string, { rev: number; content: string }>;
+
+async function statesOf(db: Db): Promise<States> {
+  const states: States = new Map();
+  for (const { id } of await db.select({ id: t.hosts.id }).from(t.hosts)) {
+    const state = await desiredState(db, id);
+    if (state !== undefined) states.set(id, { rev: state.rev, content: canonicalJson(state.items) });
+  }
+  return states;
+}
+
+/** Watches every write transaction: one that changes what a host should hold must raise that host's revision with it. */
+async function watchRevisions(h: Harness): Promise<{ faults: string[]; changes: number }> {
+  const seen = { faults: [] as string[], changes: 0 };
+  const { write } = h.ports.db;
+  let before = await statesOf(h.ports.db.read);
+  h.ports.db.write = async (fn) => {
+    let states = before;
+    const answer = await write(async (tx) => {
+      const result = await fn(tx);
+      states = await statesOf(tx);
+      for (const [id, after] of states) {
+        // A host that is new has no revision yet that could have been sent with other content.
+        const was = before.get(id) ?? { rev: -1, content: "[]" };
+        if (after.content === was.content) continue;
+        seen.changes++;
+        if (after.rev <= was.rev) seen.faults.push(`${id} at ${after.rev}: ${was.content} → ${after.content}`);
+      }
+      return result;
+    });
+    before = states;
+    return answer;
+  };
+  return seen;
+}
+
+type Command =
+  | { do: "buy"; up: boolean }
+  | { do: "open"; line: number }
+  | { do: "close"; connection: number }
+  | { do: "pass time"; days: number }
+  | { do: "update"; host: number; what: keyof typeof PATCHES }
+  | { do: "pair"; n: number }
+  | { do: "whitelist"; n: number }
+  | { do: "enrol"; role: "boarding" | "forward" | "exit" }
+  | { do: "report"; host: number; what: "join" | "leave" | "ack" | "observe" }
+  | { do: "hosts up" };
+
+const PATCHES = {
+  publicAddress: (n: number) => ({ publicAddress: `192.0.2.${n % 250}` }),
+  noPublicAddress: () => ({ publicAddress: null }),
+  privateAddress: (n: number) => ({ privateAddress: `10.0.0.${n % 250}`, privateNetwork: "udpn" }),
+  noPrivateNetwork: () => ({ privateNetwork: null }),
+  relayDriver: (n: number) => ({ relayDriver: n % 2 ? ("nft" as const) : ("socat" as const) }),
+  wireguardPort: (n: number) => ({ wireguardPort: 50_000 + n }),
+  uplinkPort: (n: number) => ({ uplinkPort: 52_000 + n }),
+  outInterface: (n: number) => ({ outInterface: `eth${n % 9}` }),
+  name: (n: number) => ({ name: `host ${n}` }),
+};
+
+const n = fc.nat(500);
+const command: fc.Arbitrary<Command> = fc.oneof(
+  { weight: 2, arbitrary: fc.record({ do: fc.constant("buy" as const), up: fc.boolean() }) },
+  { weight: 5, arbitrary: fc.record({ do: fc.constant("open" as const), line: n }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant("close" as const), connection: n }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("pass time" as const), days: fc.integer({ min: 1, max: 40 }) }) },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      do: fc.constant("update" as const),
+      host: n,
+      what: fc.constantFrom(...(Object.keys(PATCHES) as (keyof typeof PATCHES)[])),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("pair" as const), n }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant("whitelist" as const), n }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("enrol" as const),
+      role: fc.constantFrom("boarding" as const, "forward" as const, "exit" as const),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("report" as const),
+      host: n,
+      what: fc.constantFrom("join" as const, "leave" as const, "ack" as const, "observe" as const),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant("hosts up" as const) }) },
+);
+
+const pick = <T>(items: readonly T[], i: number): T | undefined => items[i % Math.max(1, items.length)];
+
+async function run(h: Harness, who: Person, c: Command, step: number): Promise<void> {
+  const db = h.ports.db.read;
+  const ctx = systemOf(h);
+  const hosts = await db.select().from(t.hosts);
+  if (c.do === "buy") {
+    await creditWallet(ctx, who.id, { amountFen: MONTHLY_FEN, reason: "test" });
+    await payOrder(who.ctx, await orderLines(who), { channel: "balance" });
+    await h.runJobs();
+    if (c.up) await hostsUp(h);
+    h.clock.advance(2_000);
+    await h.runJobs();
+  } else if (c.do === "open") {
+    const line = pick(await db.select().from(t.lines), c.line);
+    if (line !== undefined) await openConnection(who.ctx, { lineId: line.id, clientPublicKey: key32(h) }, 0);
+  } else if (c.do === "close") {
+    const connection = pick(await db.select().from(t.connections), c.connection);
+    if (connection !== undefined) await closeConnection(who.ctx, connection.id, 0);
+  } else if (c.do === "pass time") {
+    h.clock.advance(c.days * 86_400_000);
+    await h.runJobs();
+  } else if (c.do === "update") {
+    const host = pick(hosts, c.host);
+    if (host !== undefined) await updateHost(ctx, host.id, PATCHES[c.what](step));
+  } else if (c.do === "pair") {
+    const boarding = pick(
+      hosts.filter((host) => host.role === "boarding"),
+      c.n,
+    );
+    const forward = pick(
+      hosts.filter((host) => host.role === "forward"),
+      c.n >> 2,
+    );
+    if (boarding !== undefined && forward !== undefined)
+      await createPair(ctx, {
+        boardingHostId: boarding.id,
+        forwardHostId: forward.id,
+        boardingAddress: "192.0.2.1",
+        startPort: 40_000 + c.n * 20,
+        maxLoad: 20,
+      });
+  } else if (c.do === "whitelist") {
+    await putServiceType(ctx, "TK-1", { name: "TK", cidrs: [`203.0.${c.n % 5}.0/24`], domains: [] });
+  } else if (c.do === "enrol") {
+    const { token } = await createEnrolmentToken(ctx, {
+      role: c.role,
+      regionId: "uae-dubai",
+      maxUses: 1,
+      expiresInS: 60,
+    });
+    const { hostId } = await enrolHost(ctx, token, enrolRequest(h, c.role));
+    await approveHost(ctx, hostId);
+  } else if (c.do === "report") {
+    const host = pick(hosts, c.host);
+    if (host === undefined) return;
+    const applied = { rev: host.desiredRev, sha256: "0".repeat(64) };
+    if (c.what === "join")
+      await joinHost(ctx, {
+        t: "hello",
+        hostId: host.id,
+        epoch: host.epoch + 1,
+        signature: "",
+        version: "2",
+        bootId: "b",
+        capabilities: [],
+        applied,
+      });
+    else if (c.what === "leave") await leaveHost(ctx, host.id, host.epoch);
+    else if (c.what === "ack") await acknowledge(ctx, host.id, host.epoch, { ...applied, results: [] });
+    else await observe(ctx, host.id, host.epoch, { load1: step }, []);
+  } else {
+    await hostsUp(h);
+    h.clock.advance(30_000);
+    await h.runJobs();
+  }
+}
+
+async function makeWorld() {
+  const h = await openHarness({ settings: { portQuarantineMs: 0 } });
+  await stockCatalogue(h);
+  await makeNetwork(h, { forwards: 2, exits: 4, ports: 5 });
+  const who = await makeCustomer(h, "customer");
+  await buyLines(h, who, 2);
+  return { h, who };
+}
+
+test("whenever what a host should hold changes, its revision grows in the same transaction, whatever verbs run", async () => {
+  const done: Record<string, number> = {};
+  let changes = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(command, { minLength: 10, maxLength: 30 }), async (commands) => {
+      const { h, who } = await makeWorld();
+      try {
+        const seen = await watchRevisions(h);
+        for (const [step, c] of commands.entries()) {
+          try {
+            await run(h, who, c, step);
+            done[c.do] = (done[c.do] ?? 0) + 1;
+          } catch (error) {
+            if (!isAppError(error)) throw error;
+          }
+          expect(seen.faults).toEqual([]);
+        }
+        changes += seen.changes;
+        // The state is a pure function of the database, and one that agents accept.
+        for (const { id } of await h.ports.db.read.select({ id: t.hosts.id }).from(t.hosts)) {
+          const [one, two] = [await desiredState(h.ports.db.read, id), await desiredState(h.ports.db.read, id)];
+          expect(two).toEqual(one);
+          for (const item of one?.items ?? []) expect(stateItemSchema.safeParse(item).error).toBeUndefined();
+          expect(new Set(one?.items.map((item) => item.id)).size).toBe(one?.items.length);
+        }
+      } finally {
+        await h.close();
+      }
+    }),
+    { seed: propertySeed("revisions"), numRuns: 12 },
+  );
+  note(`revisions: ${changes} changes of a host's state by ${JSON.stringify(done)}`);
+  expect(Object.keys(done)).toHaveLength(10);
+});
+
+test("a line that is given up takes its tunnel off its exit, with a new revision", async () => {
+  const h = await openHarness();
+  try {
+    await stockCatalogue(h);
+    const [exit] = await enrolHosts(h, "exit", 1);
+    const who = await makeCustomer(h, "customer", MONTHLY_FEN);
+    const seen = await watchRevisions(h);
+    const orderId = await orderLines(who);
+    await payOrder(who.ctx, orderId, { channel: "balance" });
+    for (let i = 0; i < 200 && (await linesOf(h, orderId))[0]?.state !== "failed"; i++) {
+      await h.runJobs();
+      h.clock.advance(60_000);
+    }
+    expect(await linesOf(h, orderId)).toMatchObject([{ state: "failed" }]);
+    expect((await desiredState(h.ports.db.read, exit as Id<"hst">))?.items).toEqual([]);
+    expect(seen).toEqual({ faults: [], changes: 2 });
+  } finally {
+    await h.close();
+  }
+});
+
+test("a host that is not approved, or is retired, should hold nothing", async () => {
+  const h = await openHarness();
+  try {
+    await stockCatalogue(h);
+    const { boarding } = await makeNetwork(h, {});
+    const items = async () => (await desiredState(h.ports.db.read, boarding))?.items.length;
+    expect(await items()).toBe(1);
+    const set = (state: "online" | "retired", approved: boolean) =>
+      h.ports.db.write((tx) => tx.update(t.hosts).set({ state, approved }).where(eq(t.hosts.id, boarding)));
+    await set("retired", true);
+    expect(await items()).toBe(0);
+    await set("online", false);
+    expect(await items()).toBe(0);
+    expect(await h.ports.db.read.all(sql`SELECT 1`)).toHaveLength(1);
+  } finally {
+    await h.close();
+  }
+});
