@@ -15,7 +15,7 @@ export default defineConfig({
   test: {
     name: "contract in workerd",
     include: ["control-plane/contract/on-workerd.ts"],
-    globalSetup: ["scripts/contract/start-sqld.ts"],
+    globalSetup: ["scripts/contract/start-edge.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // The worker logs each request: shown where a test failed, noise otherwise.

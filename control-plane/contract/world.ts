@@ -26,7 +26,7 @@ export async function makeWorld(target: Target): Promise<World> {
   await put("/products/golden/regions/uae-dubai/price", {
     monthlyFen: MONTHLY_FEN,
     quarterDiscountBps: 500,
-    yearDiscountBps: 1_667,
+    yearDiscountBps: 1_250,
   });
   await put("/service-types/TK-1", { name: "TK", cidrs: ["203.0.113.0/24"] });
 

@@ -11,7 +11,7 @@ import type { JobKind, JobPayload } from "./kinds.ts";
 export type JobOutcome = "done" | { againInMs: number };
 
 type Handler<K extends JobKind> = {
-  run(ctx: Context, payload: JobPayload<K>, attempt: number): Promise<JobOutcome>;
+  run(ctx: Context, payload: JobPayload<K>): Promise<JobOutcome>;
   /** Failures after which it is a dead letter. */
   maxAttempts: number;
 };
@@ -23,10 +23,11 @@ export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
   "order.timeout": { run: (ctx, { orderId }) => expireOrder(ctx, orderId).then(done), maxAttempts: 20 },
   "order.fulfil": { run: (ctx, { orderId }) => fulfilOrder(ctx, orderId).then(done), maxAttempts: 20 },
   "line.provision": {
-    async run(ctx, { lineId }, attempt) {
+    async run(ctx, { lineId }) {
       const outcome = await provisionLine(ctx, lineId);
+      if (outcome === "done" || outcome === "failed") return "done";
       // Woken early by the exit's acknowledgement; the poll is for what nobody announces.
-      return outcome === "wait" ? { againInMs: Math.min(60_000, 500 * 2 ** Math.min(attempt, 7)) } : "done";
+      return { againInMs: Math.min(60_000, 500 * 2 ** Math.min(outcome.tries, 7)) };
     },
     maxAttempts: 20,
   },

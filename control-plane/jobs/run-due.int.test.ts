@@ -29,9 +29,9 @@ async function addJob(h: Harness, key = "test/1", runAt = h.clock.now()): Promis
   await transaction(systemOf(h), (tx) => tx.job("order.timeout", { orderId: ORDER }, runAt, key));
 }
 
-function handle(run: (attempt: number) => Promise<"done" | { againInMs: number }>, maxAttempts = 3) {
+function handle(run: () => Promise<"done" | { againInMs: number }>, maxAttempts = 3) {
   const handler = HANDLERS["order.timeout"];
-  const spy = vi.spyOn(handler, "run").mockImplementation((_ctx, _payload, attempt) => run(attempt));
+  const spy = vi.spyOn(handler, "run").mockImplementation(run);
   const before = handler.maxAttempts;
   handler.maxAttempts = maxAttempts;
   return {

@@ -64,7 +64,7 @@ async function runJob(ports: Ports, job: Job): Promise<void> {
     if (handler === undefined) throw new Error(`no handler for jobs of kind ${job.kind}`);
     const payload = JOB_PAYLOADS[kind].parse(job.payload);
     const run = handler.run as (...args: unknown[]) => Promise<JobOutcome>;
-    const outcome = await run(systemContext(ports, `job:${kind}`), payload, job.attempts);
+    const outcome = await run(systemContext(ports, `job:${kind}`), payload);
     await settle(ports, job, outcome);
     ports.metrics.count("jobs_run", { kind, outcome: outcome === "done" ? "done" : "again" });
   } catch (error) {
@@ -86,7 +86,15 @@ async function settle(ports: Ports, job: Job, outcome: JobOutcome): Promise<void
       .set(
         outcome === "done"
           ? { state: "done", finishedAt: now, lastError: null, leaseToken: null, leaseUntil: null }
-          : { state: "waiting", runAt: now + outcome.againInMs, lastError: null, leaseToken: null, leaseUntil: null },
+          : {
+              state: "waiting",
+              runAt: now + outcome.againInMs,
+              // Asking again is no failure: what has to wait long must not die of its first one.
+              attempts: job.attempts - 1,
+              lastError: null,
+              leaseToken: null,
+              leaseUntil: null,
+            },
       )
       .where(held(job));
   });

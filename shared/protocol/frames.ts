@@ -14,7 +14,12 @@ export const MAX_FRAME_DOWN = 1024 * 1024;
 export const HEARTBEAT_MS = 15_000;
 export const SILENCE_MS = 40_000;
 
-const rev = z.number().int().nonnegative();
+// Far above any real revision, and far below where adding one is no longer exact: what a host says of itself is stored.
+const rev = z
+  .number()
+  .int()
+  .nonnegative()
+  .max(2 ** 50);
 const signature = z.object({ keyId: z.string().max(64), value: signatureSchema });
 const ping = z.object({ t: z.literal("ping"), id: z.number().int().nonnegative(), at: z.number() });
 /** `at` is the answering side's clock, for the midpoint estimate of the clock offset. */

@@ -62,14 +62,27 @@ test("a token that is unknown, expired, of another role or of no form is refused
   expect(await h.ports.db.read.select().from(t.hosts)).toEqual([]);
 });
 
-test("an identity enrols once, and the refused second try costs the token nothing", async () => {
+test("a host whose answer was lost asks again and gets the same one, at no cost", async () => {
   const h = await stocked();
-  const { token, id } = await makeToken(h, 5);
+  const { token, id } = await makeToken(h, 1);
   const request = enrolRequest(h, "exit");
-  await enrolHost(systemOf(h), token, request);
-  expect(await outcome(enrolHost(systemOf(h), token, request))).toBe("conflict");
+  const first = await enrolHost(systemOf(h), token, request);
+  expect(await enrolHost(systemOf(h), token, request)).toEqual(first);
   const [row] = await h.ports.db.read.select().from(t.enrolmentTokens).where(eq(t.enrolmentTokens.id, id));
   expect(row?.used).toBe(1);
+  // The token is used up for everyone else, also for who knows the identity's public key.
+  const thief = { ...enrolRequest(h, "exit"), identityPublicKey: request.identityPublicKey };
+  expect(await outcome(enrolHost(systemOf(h), token, thief))).toBe("enrolment_refused");
+});
+
+test("an identity enrols once: with another token it is refused, and that costs the token nothing", async () => {
+  const h = await stocked();
+  const [first, second] = [await makeToken(h, 5), await makeToken(h, 5)];
+  const request = enrolRequest(h, "exit");
+  await enrolHost(systemOf(h), first.token, request);
+  expect(await outcome(enrolHost(systemOf(h), second.token, request))).toBe("conflict");
+  const [row] = await h.ports.db.read.select().from(t.enrolmentTokens).where(eq(t.enrolmentTokens.id, second.id));
+  expect(row?.used).toBe(0);
 });
 
 test("an enrolled host waits for an operator: until then it should hold nothing", async () => {

@@ -15,9 +15,10 @@ export const MAX_TRIES = 90;
 
 /**
  * The provisioning saga of one line: goes on from the first step that is not done. Every step is a row; each is idempotent,
- * so a crash at any point costs a repetition and nothing else. Answers "done", "wait" (ask again later) or "failed".
+ * so a crash at any point costs a repetition and nothing else. Answers "done", "failed", or how often the step that has to
+ * wait was tried (ask again later).
  */
-export async function provisionLine(ctx: Context, lineId: Id<"lin">): Promise<"done" | "wait" | "failed"> {
+export async function provisionLine(ctx: Context, lineId: Id<"lin">): Promise<"done" | "failed" | { tries: number }> {
   const steps = await ctx.ports.db.read.select().from(t.provisionSteps).where(eq(t.provisionSteps.lineId, lineId));
   for (const step of t.PROVISION_STEPS) {
     const row = steps.find((s) => s.step === step);
@@ -45,7 +46,7 @@ export async function provisionLine(ctx: Context, lineId: Id<"lin">): Promise<"d
         .where(and(eq(t.provisionSteps.lineId, lineId), eq(t.provisionSteps.step, step)));
       if (outcome === "failed") await giveUp(tx, line, step);
     });
-    if (outcome !== "done") return outcome;
+    if (outcome !== "done") return outcome === "wait" ? { tries } : outcome;
   }
   return "done";
 }
@@ -107,6 +108,11 @@ async function activate(ctx: Context, tx: Transaction, line: Line): Promise<void
     .set({ state: "active" })
     .where(and(eq(t.lines.id, line.id), eq(t.lines.state, "provisioning")));
   if (rowsAffected !== 1) return;
+  // With the line, not after it: a crash in between would show a step as pending for ever.
+  await tx.db
+    .update(t.provisionSteps)
+    .set({ state: "done", updatedAt: ctx.ports.clock.now() })
+    .where(and(eq(t.provisionSteps.lineId, line.id), eq(t.provisionSteps.step, "activate")));
   const [resource] = await tx.db
     .update(t.resources)
     .set({ state: "running" })

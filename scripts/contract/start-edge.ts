@@ -4,11 +4,13 @@ import { promisify } from "node:util";
 import type { TestProject } from "vitest/node";
 import { startSqld } from "../sqld.ts";
 import { printedAdmin } from "./one-time-password.ts";
+import { checkWorkerd } from "./workerd.ts";
 
 const MIGRATE = resolve(import.meta.dirname, "../migrate.ts");
 
 /** Starts a libSQL server, and brings it to the last migration and to its administrator by the command people use. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  await checkWorkerd();
   const sqld = await startSqld();
   try {
     const args = [MIGRATE, "--url", sqld.url, "--bootstrap"];
