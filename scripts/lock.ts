@@ -29,9 +29,12 @@ export function missingEntries(lock: Lock): Record<string, Entry> {
     for (const [name, version] of wanted) {
       const found = resolve(lock, path, name);
       if (found !== undefined && lock.packages[found]?.version === version) continue;
-      // Beside its siblings: nested when theirs are, or when another version has the place at the top.
-      const nested = wanted.some(([other]) => resolve(lock, path, other)?.startsWith(`${path}/`));
-      const at = nested || found !== undefined ? `${path}/node_modules/${name}` : `node_modules/${name}`;
+      // Beside a sibling of the same version: two versions of one tool have their packages in two places.
+      const sibling = wanted
+        .map(([other]) => resolve(lock, path, other))
+        .find((other) => other !== undefined && lock.packages[other]?.version === version);
+      const folder = sibling?.slice(0, sibling.lastIndexOf("node_modules/")) ?? `${path}/`;
+      const at = `${folder}node_modules/${name}`;
       missing[at] = { version, ...platformOf(name), ...(entry.dev ? { dev: true } : {}), optional: true };
     }
   }
