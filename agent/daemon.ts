@@ -1,8 +1,12 @@
+import { existsSync } from "node:fs";
 import { systemClock } from "./clock.ts";
 import type { AgentConfig } from "./config.ts";
 import { UsageError } from "./config.ts";
 import { defaultInterface } from "./drivers/links.ts";
 import { RelayNftDriver } from "./drivers/relay-nft.ts";
+import { RelaySocatDriver } from "./drivers/relay-socat.ts";
+import { DetachedServices } from "./drivers/services-detached.ts";
+import { SystemdServices } from "./drivers/services-systemd.ts";
 import { type Uplink, UplinkDriver } from "./drivers/uplink.ts";
 import { WhitelistDriver } from "./drivers/whitelist.ts";
 import { WireguardDriver } from "./drivers/wireguard.ts";
@@ -43,9 +47,14 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     uplink ??= import("./tasks/uplink.ts").then((m) => m.createUplink());
     return uplink;
   };
+  const servicesDir = store.path("services");
+  const services = existsSync("/run/systemd/system")
+    ? new SystemdServices(exec, servicesDir)
+    : new DetachedServices(exec, servicesDir);
   const drivers = [
     new WhitelistDriver(exec, store),
     new RelayNftDriver(exec, store),
+    new RelaySocatDriver(exec, services),
     new WireguardDriver({
       exec,
       store,

@@ -35,8 +35,11 @@ export interface RunResult {
 export interface Exec {
   /** Runs to the end. Throws {@link ExecError}. */
   run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
-  /** Starts a program in a session of its own that outlives the agent. Resolves when it has started. */
-  detach(argv: readonly string[]): Promise<void>;
+  /**
+   * Starts a program in a session of its own that outlives the agent. Resolves with its pid when it has started.
+   * @param env added to its environment
+   */
+  detach(argv: readonly string[], env?: Record<string, string>): Promise<number>;
 }
 
 /**
@@ -49,7 +52,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   function start(argv: readonly string[], options: SpawnOptions) {
     const [file, ...args] = [...prefix, ...argv];
     if (file === undefined) throw new TypeError("an empty argv");
-    return spawn(file, args, { ...options, env, shell: false });
+    return spawn(file, args, { env, ...options, shell: false });
   }
 
   return {
@@ -91,13 +94,13 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
       });
     },
 
-    detach(argv) {
+    detach(argv, more = {}) {
       return new Promise((resolve, reject) => {
-        const child = start(argv, { stdio: "ignore", detached: true, cwd: "/" });
+        const child = start(argv, { stdio: "ignore", detached: true, cwd: "/", env: { ...env, ...more } });
         child.on("error", (error) => reject(new ExecError(argv, null, "", `could not start (${error.message})`)));
         child.on("spawn", () => {
           child.unref();
-          resolve();
+          resolve(child.pid ?? 0);
         });
       });
     },

@@ -4,7 +4,10 @@ import { delimiter, join } from "node:path";
 import type { HostFacts } from "../shared/protocol/enrolment.ts";
 import { interfaceSchema } from "../shared/protocol/values.ts";
 
-export const VERSION = "0.1.0";
+declare const TRUNKLINE_VERSION: string | undefined;
+
+/** Set by the build; an agent run from its sources says package.json's, which a test compares. */
+export const VERSION = typeof TRUNKLINE_VERSION === "string" ? TRUNKLINE_VERSION : "0.1.0";
 
 /** What this host can do, by which programs it has. */
 export function findCapabilities(path = process.env.PATH ?? ""): string[] {

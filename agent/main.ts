@@ -56,10 +56,13 @@ async function main(argv: string[]): Promise<void> {
     case "run": {
       const { startDaemon } = await import("./daemon.ts");
       const { StateStore } = await import("./state-store.ts");
+      const { claimStateDir } = await import("./state-schema.ts");
       // The daemon has no use for a token, and neither have the programs it starts.
       delete process.env.TRUNKLINE_TOKEN;
       const config = readConfig(configFile);
-      const daemon = await startDaemon(config, new StateStore(values["state-dir"] ?? config.stateDir, log), log);
+      const store = new StateStore(values["state-dir"] ?? config.stateDir, log);
+      claimStateDir(store.dir);
+      const daemon = await startDaemon(config, store, log);
       const stop = (signal: string) => {
         log.info("stopping", { signal });
         // Something that hangs must not hold up a shutdown; the kernel's part needs no good-bye.

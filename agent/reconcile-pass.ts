@@ -102,7 +102,9 @@ async function planOne(
   try {
     plan = driver.plan(await driver.observe(items), items, context.wall);
   } catch (error) {
-    const own = items.filter((item) => driver.types.includes(item.type)).map((item) => item.id);
+    const own = items
+      .filter((item) => driver.types.includes(item.type) && (driver.serves?.(item) ?? true))
+      .map((item) => item.id);
     const why = sentence(error);
     blame(outcome, own, why);
     if (!outcome.failed.some((f) => f.what === `look at ${driver.name}`))

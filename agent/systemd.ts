@@ -1,4 +1,3 @@
-import { createRequire } from "node:module";
 import type { Exec } from "./exec.ts";
 import { type Log, sentence } from "./log.ts";
 
@@ -21,7 +20,11 @@ type Notify = (options: { ready?: boolean; status?: string; pid?: number }) => P
 export function createSystemd(env: NodeJS.ProcessEnv, exec: Exec, log: Log): Systemd {
   const socket = env.NOTIFY_SOCKET;
   if (!socket) return { ready() {}, status() {}, watchdog() {}, async stopping() {}, watchdogMs: undefined };
-  const notify = createRequire(import.meta.url)("systemd-notify") as Notify;
+  // Loaded here: a host without systemd has no use for it.
+  const notify: Notify = async (options) => {
+    const { default: tellSystemd } = await import("systemd-notify");
+    return tellSystemd(options);
+  };
   let told = false;
   const tell = async (promise: Promise<unknown>) => {
     try {

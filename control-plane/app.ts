@@ -9,6 +9,7 @@ import { catalogueRoutes } from "./routes/catalogue.ts";
 import { type Env, limitBody, route } from "./routes/define.ts";
 import { diagnosticsRoutes } from "./routes/diagnostics.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { installRoutes } from "./routes/install.ts";
 import { lineRoutes } from "./routes/lines.ts";
 import { openApiOf, operationsOf } from "./routes/openapi.ts";
 import { operationRoutes } from "./routes/operations.ts";
@@ -55,6 +56,7 @@ export function createApp(ports: Ports, options: AppOptions) {
     .route("/", orderRoutes)
     .route("/", lineRoutes)
     .route("/", hostRoutes)
+    .route("/", installRoutes)
     .route("/", diagnosticsRoutes);
 
   const document: { value?: unknown } = {};

@@ -21,6 +21,7 @@ export const NEEDED: readonly { program: string; package: string }[] = [
   { program: "iperf3", package: "iperf3" },
   { program: "curl", package: "curl" },
   { program: "ps", package: "procps" },
+  { program: "redis-server", package: "redis-server" },
 ];
 
 /** Packages whose program is on none of these folders. */

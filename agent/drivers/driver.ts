@@ -31,6 +31,8 @@ export interface Driver<Seen = unknown, S extends Step = Step> {
   readonly name: string;
   /** Types of the items it answers for. */
   readonly types: readonly StateItem["type"][];
+  /** Where several drivers share a type: which of its items are this one's. Default: all. */
+  serves?(item: StateItem): boolean;
   /** Reads what the kernel really holds. Changes nothing. */
   observe(items: readonly StateItem[]): Promise<Seen>;
   /** Pure: the least change that makes the kernel hold exactly what `items` (the whole state) ask of this driver. */

@@ -44,6 +44,7 @@ const MANY_PORTS = 8;
 export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
   readonly name = "relay";
   readonly types = ["relay"] as const;
+  readonly serves = (item: StateItem) => item.type === "relay" && item.driver === "nft";
   readonly #exec: Exec;
   readonly #table: NftTable;
   /**

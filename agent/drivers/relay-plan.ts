@@ -20,23 +20,31 @@ export interface RelayWants {
   refused: { item: string; error: string }[];
 }
 
-/** Sorts the relay items out; two that claim one port can't both be had, the first of the state wins. */
-export function relayWants(items: readonly StateItem[]): RelayWants {
-  const wants: RelayWants = { ranges: [], singles: new Map(), refused: [] };
+/**
+ * The relay items of one driver that can be had. Two items that claim one port can't both be had, whoever would relay
+ * them: the first of the state wins.
+ */
+export function relaysOf(items: readonly StateItem[], driver: RelayItem["driver"]) {
+  const had: RelayItem[] = [];
+  const refused: { item: string; error: string }[] = [];
   const taken: RelayItem[] = [];
   for (const item of itemsOf(items, "relay")) {
     const { from, to } = item.listen;
-    if (item.driver !== "nft") {
-      const error = `driver_not_available: relays by ${item.driver} are not in this version of the agent; use nft`;
-      wants.refused.push({ item: item.id, error });
-      continue;
-    }
     const other = taken.find((t) => from <= t.listen.to && t.listen.from <= to);
-    if (other) {
-      wants.refused.push({ item: item.id, error: `port_overlap: ${from}-${to} overlaps with ${other.id}` });
-      continue;
-    }
-    taken.push(item);
+    if (!other) taken.push(item);
+    if (item.driver !== driver) continue;
+    if (other) refused.push({ item: item.id, error: `port_overlap: ${from}-${to} overlaps with ${other.id}` });
+    else had.push(item);
+  }
+  return { had, refused };
+}
+
+/** What the nftables driver should hold. */
+export function relayWants(items: readonly StateItem[]): RelayWants {
+  const { had, refused } = relaysOf(items, "nft");
+  const wants: RelayWants = { ranges: [], singles: new Map(), refused };
+  for (const item of had) {
+    const { from, to } = item.listen;
     const { address, port } = item.to;
     if (from === to) wants.singles.set(from, { item: item.id, address, port: port === "same" ? from : port });
     else wants.ranges.push({ item: item.id, from, to, address, port });

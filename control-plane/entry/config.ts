@@ -16,11 +16,15 @@ export const environmentSchema = z.object({
   PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
   /** Where the embedded profile keeps its database, signing key and captures. */
   DATA_DIR: z.string().min(1).default("./data"),
+  /** Folder of agents to hand out, as `npm run build:agent` makes it. Default: dist/agent of this installation. */
+  RELEASES_DIR: z.string().min(1).optional(),
   /** Base URL that customers and hosts use. */
   PUBLIC_URL: z.url({ protocol: /^https?$/ }).optional(),
   /** libSQL server, for the profiles that have one. */
   DATABASE_URL: z.url({ protocol: /^(https?|libsql)$/ }).optional(),
   DATABASE_AUTH_TOKEN: z.string().min(1).optional(),
+  /** Redis, for several processes on one database: wake-ups only. */
+  REDIS_URL: z.url({ protocol: /^rediss?$/ }).optional(),
   /** Ed25519 seed, 32 bytes in base 64. Embedded: made on first start and kept in DATA_DIR when absent. */
   SIGNING_KEY: z
     .string()
@@ -41,7 +45,7 @@ export const environmentSchema = z.object({
 });
 export type Environment = z.infer<typeof environmentSchema>;
 
-/** At the edge nothing is kept on a disk: these have no default there. */
+/** On a libSQL server, at the edge and scaled, nothing is kept on this process's disk: these have no default there. */
 const edgeSchema = environmentSchema.required({ DATABASE_URL: true, SIGNING_KEY: true });
 export type EdgeEnvironment = z.infer<typeof edgeSchema>;
 
@@ -50,7 +54,7 @@ export function readEnvironment(env: Record<string, unknown>): Environment {
   return read(environmentSchema, env);
 }
 
-/** The same at the edge, from the worker's bindings. */
+/** The same for the profiles on a libSQL server: the worker's bindings, or the environment of a scaled process. */
 export function readEdgeEnvironment(bindings: Record<string, unknown>): EdgeEnvironment {
   return read(edgeSchema, bindings);
 }

@@ -4,6 +4,7 @@ import { openHttpDatabase } from "../adapters/database/libsql-http.ts";
 import { detachedFleet } from "../adapters/fleet/detached.ts";
 import { noMetrics } from "../adapters/metrics/none.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
+import { noReleases } from "../adapters/releases/none.ts";
 import { nothingRunning } from "../adapters/running/none.ts";
 import type { Clock, Log, Ports, Random, Settings, Signer } from "../ports/index.ts";
 
@@ -38,6 +39,7 @@ export function detachedPorts(given: {
     cloud: staticCloud(db),
     captures: noCaptures(),
     running: nothingRunning(),
+    releases: noReleases(),
     background,
     settings,
   };

@@ -1,16 +1,23 @@
 import { parseArgs } from "node:util";
 import { jsonLog } from "../adapters/log/json.ts";
-import { readEnvironment } from "./config.ts";
+import type { Log } from "../ports/index.ts";
+import { readEdgeEnvironment, readEnvironment } from "./config.ts";
 import { startEmbedded } from "./embedded.ts";
+import { startScaled } from "./scaled.ts";
+import type { Server } from "./server.ts";
 
 const HELP = `Usage: npm start [-- --help]
 
-Runs the embedded control plane: HTTP API, agents' links and jobs in one process, on a libSQL file.
-The first start prints the administrator's one-time password.
+Runs the control plane: HTTP API, agents' links and jobs in one process. By default embedded, on a libSQL file; the first
+start prints the administrator's one-time password. With DATABASE_URL scaled: one of any number of processes on a libSQL
+server, which "npm run migrate" has brought to this release.
 
 Configuration is read from the environment (defaults in brackets):
   HOST [127.0.0.1], PORT [8787]   where to listen
   DATA_DIR [./data]               database, signing key, captures
+  DATABASE_URL, DATABASE_AUTH_TOKEN   libSQL server (scaled); SIGNING_KEY is then needed, the same for all processes
+  REDIS_URL                       wake-ups between scaled processes
+  RELEASES_DIR [dist/agent]       agents to hand out (npm run build:agent)
   PUBLIC_URL                      base URL that customers and hosts use
   SIGNING_KEY                     Ed25519 seed, 32 bytes in base 64; made in DATA_DIR when absent
   ALLOWED_ORIGINS, TRUSTED_PROXIES, CLIENT_DNS [1.1.1.1]
@@ -28,12 +35,8 @@ async function main(): Promise<void> {
     return;
   }
   const log = jsonLog((line) => process.stdout.write(`${line}\n`), Date.now);
-  const embedded = await startEmbedded(readEnvironment(process.env), log);
-  if (embedded.admin !== undefined)
-    process.stdout.write(
-      `\nThe administrator was made. This is shown once; change the password after signing in.\n  name: ${embedded.admin.name}\n  password: ${embedded.admin.password}\n\n`,
-    );
-  log.info("listening", { url: embedded.url, pid: process.pid });
+  const server = await start(log);
+  log.info("listening", { url: server.url, pid: process.pid });
 
   let stopping = false;
   const stop = (signal: string) => {
@@ -41,7 +44,7 @@ async function main(): Promise<void> {
     stopping = true;
     log.info("draining", { signal });
     setTimeout(() => process.exit(1), EXIT_AFTER_MS).unref();
-    embedded.stop().then(
+    server.stop().then(
       () => process.exit(0),
       (error) => {
         log.error("drain failed", { error });
@@ -51,6 +54,17 @@ async function main(): Promise<void> {
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+}
+
+/** The profile that the environment asks for. */
+async function start(log: Log): Promise<Server> {
+  if (process.env.DATABASE_URL) return startScaled(readEdgeEnvironment(process.env), log);
+  const embedded = await startEmbedded(readEnvironment(process.env), log);
+  if (embedded.admin !== undefined)
+    process.stdout.write(
+      `\nThe administrator was made. This is shown once; change the password after signing in.\n  name: ${embedded.admin.name}\n  password: ${embedded.admin.password}\n\n`,
+    );
+  return embedded;
 }
 
 main().catch((error: unknown) => {

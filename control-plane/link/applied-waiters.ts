@@ -8,6 +8,9 @@ type Waiting = { targets: readonly RevisionTarget[]; done: boolean[]; finish(): 
 /** Runs `fn` after so many ms; answers how to call it off. */
 export type Delay = (ms: number, fn: () => void) => () => void;
 
+/** How often a waiting request looks into the database: another process may hold the host's link, and its hint be lost. */
+const LOOK_EVERY_MS = 500;
+
 /** Requests that wait until hosts have verified a revision. */
 export class AppliedWaiters {
   readonly #db: Database;
@@ -19,11 +22,11 @@ export class AppliedWaiters {
     this.#delay = delay;
   }
 
-  /** A host verified a revision, item by item. */
-  applied(hostId: Id<"hst">, rev: number, results: readonly t.ItemResult[]): void {
+  /** A host verified a revision, but for the items that failed. */
+  applied(hostId: Id<"hst">, rev: number, failed: readonly string[]): void {
     for (const waiting of this.#waiting) {
       waiting.targets.forEach((target, i) => {
-        if (target.hostId === hostId && rev >= target.rev) waiting.done[i] = holds(target, results);
+        if (target.hostId === hostId && rev >= target.rev) waiting.done[i] = holds(target, failed);
       });
       if (waiting.done.every(Boolean)) waiting.finish();
     }
@@ -32,19 +35,20 @@ export class AppliedWaiters {
   /** Waits at most so long; answers for each target whether its host has verified it. */
   async wait(targets: readonly RevisionTarget[], timeoutMs: number): Promise<boolean[]> {
     const waiting: Waiting = { targets, done: targets.map(() => false), finish: () => {} };
-    const finished = new Promise<void>((resolve) => {
-      waiting.finish = resolve;
-    });
     // Listen first, then look: an ack that lands in between is seen by one of the two.
     this.#waiting.add(waiting);
     try {
       await this.#look(waiting);
-      if (waiting.done.every(Boolean) || timeoutMs <= 0) return waiting.done;
-      const callOff = this.#delay(timeoutMs, waiting.finish);
-      await finished;
-      callOff();
-      // Another process may hold the host's link: its ack is in the database only.
-      if (!waiting.done.every(Boolean)) await this.#look(waiting);
+      for (let left = timeoutMs; left > 0 && !waiting.done.every(Boolean); left -= LOOK_EVERY_MS) {
+        await new Promise<void>((resolve) => {
+          const callOff = this.#delay(Math.min(left, LOOK_EVERY_MS), resolve);
+          waiting.finish = () => {
+            callOff();
+            resolve();
+          };
+        });
+        if (!waiting.done.every(Boolean)) await this.#look(waiting);
+      }
       return waiting.done;
     } finally {
       this.#waiting.delete(waiting);
@@ -64,11 +68,16 @@ export class AppliedWaiters {
     waiting.targets.forEach((target, i) => {
       const row = rows.find((r) => r.id === target.hostId);
       if (row?.rev !== null && row !== undefined && row.rev >= target.rev)
-        waiting.done[i] = holds(target, row.results ?? []);
+        waiting.done[i] = holds(target, failedItems(row.results ?? []));
     });
   }
 }
 
-function holds(target: RevisionTarget, results: readonly t.ItemResult[]): boolean {
-  return results.every((r) => r.ok || (target.items !== undefined && !target.items.includes(r.item)));
+function holds(target: RevisionTarget, failed: readonly string[]): boolean {
+  return failed.every((item) => target.items !== undefined && !target.items.includes(item));
+}
+
+/** The items of a host's answer that it could not apply. */
+export function failedItems(results: readonly t.ItemResult[]): string[] {
+  return results.filter((result) => !result.ok).map((result) => result.item);
 }

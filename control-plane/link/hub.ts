@@ -5,10 +5,10 @@ import type { Id } from "../../shared/ids.ts";
 import type { HelloFrame, ServerFrame } from "../../shared/protocol/frames.ts";
 import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 import * as t from "../db/schema/index.ts";
-import type { Fleet, Ports } from "../ports/index.ts";
+import type { Bus, BusMessage, Fleet, Ports } from "../ports/index.ts";
 import { type Context, makeId, systemContext } from "../services/context.ts";
 import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
-import type { AppliedWaiters } from "./applied-waiters.ts";
+import { type AppliedWaiters, failedItems } from "./applied-waiters.ts";
 import { identify, loadState } from "./identify.ts";
 import { type Action, type CloseReason, ServerSession } from "./session.ts";
 import { TaskRuns } from "./task-runs.ts";
@@ -48,12 +48,15 @@ export class LinkHub implements Fleet {
   readonly #all = new Set<Live>();
   readonly #joined = new Map<Id<"hst">, Live>();
   readonly #waiters: AppliedWaiters;
+  readonly #bus: Bus;
   readonly #tasks = new TaskRuns();
   #draining = false;
 
-  constructor(clock: HubClock, waiters: AppliedWaiters) {
+  constructor(clock: HubClock, waiters: AppliedWaiters, bus: Bus) {
     this.#clock = clock;
     this.#waiters = waiters;
+    this.#bus = bus;
+    bus.subscribe((message) => this.#hear(message));
   }
 
   /** The hub is one of the ports and uses the others: it gets them once they are whole, before the first socket. */
@@ -103,7 +106,7 @@ export class LinkHub implements Fleet {
         .select({ id: t.hosts.id, rev: t.hosts.desiredRev })
         .from(t.hosts)
         .where(inArray(t.hosts.id, ids.slice(i, i + 500)));
-      this.wake(rows.filter((row) => this.#joined.get(row.id)?.session.sentRev !== row.rev).map((row) => row.id));
+      this.#wakeHere(rows.filter((row) => this.#joined.get(row.id)?.session.sentRev !== row.rev).map((row) => row.id));
     }
   }
 
@@ -134,6 +137,22 @@ export class LinkHub implements Fleet {
   // --- Fleet
 
   wake(hostIds: readonly Id<"hst">[]): void {
+    this.#wakeHere(hostIds);
+    const elsewhere = hostIds.filter((id) => !this.#joined.has(id));
+    if (elsewhere.length > 0) this.#bus.publish({ t: "wake", hostIds: elsewhere });
+  }
+
+  #hear(message: BusMessage): void {
+    if (message.t === "wake") this.#wakeHere(message.hostIds);
+    else if (message.t === "applied") this.#waiters.applied(message.hostId, message.rev, message.failed);
+    else {
+      const live = this.#joined.get(message.hostId);
+      if (live?.hello !== undefined && live.hello.epoch < message.epoch)
+        this.#run(live, live.session.close("superseded"));
+    }
+  }
+
+  #wakeHere(hostIds: readonly Id<"hst">[]): void {
     for (const id of hostIds) {
       const live = this.#joined.get(id);
       if (live !== undefined) this.#run(live, live.session.changed());
@@ -206,7 +225,9 @@ export class LinkHub implements Fleet {
       const { rev, sha256, results } = action.ack;
       if (!(await acknowledge(ctx, hello.hostId, hello.epoch, { rev, sha256, results })))
         return this.#run(live, live.session.close("superseded"));
-      this.#waiters.applied(hello.hostId, rev, results);
+      const failed = failedItems(results);
+      this.#waiters.applied(hello.hostId, rev, failed);
+      this.#bus.publish({ t: "applied", hostId: hello.hostId, rev, failed });
       if (action.pushedAt !== undefined)
         ctx.ports.metrics.time("push_to_ack_ms", this.#clock.monotonic() - action.pushedAt, { role: live.role });
     } else {
@@ -224,6 +245,7 @@ export class LinkHub implements Fleet {
     const older = this.#joined.get(hello.hostId);
     this.#joined.set(hello.hostId, live);
     if (older !== undefined) this.#run(older, older.session.close("superseded"));
+    this.#bus.publish({ t: "joined", hostId: hello.hostId, epoch: hello.epoch });
     this.#ctx.ports.metrics.count("links_opened", { role });
     this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
   }

@@ -1,5 +1,6 @@
 import type { LibSQLDatabase } from "drizzle-orm/libsql";
 import type { Id } from "../../shared/ids.ts";
+import type { ReleaseFile, ReleaseManifest } from "../../shared/protocol/release.ts";
 import type { TaskOutcome, TaskRequest } from "../../shared/protocol/tasks.ts";
 import type * as schema from "../db/schema/index.ts";
 
@@ -101,6 +102,23 @@ export interface Fleet {
   clockOffsetMs(hostId: Id<"hst">): number | undefined;
 }
 
+/** What processes tell each other. Each message is a hint: whoever misses it finds the same in the database, seconds later. */
+export type BusMessage =
+  /** These hosts' desired state changed. */
+  | { t: "wake"; hostIds: Id<"hst">[] }
+  /** A host verified a revision, but for these items. */
+  | { t: "applied"; hostId: Id<"hst">; rev: number; failed: string[] }
+  /** A host joined here with this epoch: an older session elsewhere is over. */
+  | { t: "joined"; hostId: Id<"hst">; epoch: number };
+
+/** Carries wake-ups between the processes of one control plane. */
+export interface Bus {
+  /** Tells every other process; lost when the bus is away. */
+  publish(message: BusMessage): void;
+  subscribe(handler: (message: BusMessage) => void): void;
+  close(): Promise<void>;
+}
+
 /** Wakes whoever runs jobs in this profile. */
 export interface JobBell {
   /** A job due at that instant was committed. */
@@ -140,6 +158,14 @@ export interface Running {
   end(name: string): void;
 }
 
+/** Builds of the agent, and the Node runtimes they run on, for hosts to fetch. All public: a signature or hash is checked by the host. */
+export interface Releases {
+  /** The newest release, its runtimes among the files; undefined where none was built. */
+  latest(): Promise<ReleaseManifest | undefined>;
+  /** One file of a release, or undefined when there is no such release or it has no such file. */
+  open(version: string, name: string): Promise<(ReleaseFile & { body: ReadableStream<Uint8Array> }) | undefined>;
+}
+
 /** Settings of the rules, read once by the composition root. All have defaults. */
 export interface Settings {
   orderPayTimeoutMs: number;
@@ -170,6 +196,7 @@ export interface Ports {
   cloud: Cloud;
   captures: CaptureStore;
   running: Running;
+  releases: Releases;
   /** Work that goes on after the answer. It handles its own errors; the process waits for it when it drains. */
   background(work: Promise<void>): void;
   settings: Settings;

@@ -79,6 +79,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /enrolment-tokens": { who: "admin" },
   "GET /enrolment-tokens": { who: "admin" },
   "POST /agent/enrol": { who: "anyone" },
+  "GET /install": { who: "anyone" },
+  "GET /agent/releases/:version/:file": { who: "anyone" },
   "GET /hosts": { who: "admin" },
   "GET /hosts/:hostId": { who: "admin" },
   "GET /hosts/:hostId/events": { who: "admin" },

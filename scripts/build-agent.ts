@@ -1,0 +1,109 @@
+import { createHash } from "node:crypto";
+import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { STATE_SCHEMA } from "../agent/state-schema.ts";
+import { type ReleaseManifest, releaseManifestSchema, versionSchema } from "../shared/protocol/release.ts";
+
+const HELP = `Bundles the agent into one file, for the control plane to hand out.
+
+  npm run build:agent                    into dist/agent/<version>/, version as in package.json
+  npm run build:agent -- --out DIR       into DIR/<version>/
+  npm run build:agent -- --version V     say another version than package.json's
+  npm run build:agent -- --entry FILE    another entry (tests of upgrades)
+  npm run build:agent -- --optional      where esbuild is not installed, leave things as they are
+`;
+const ROOT = resolve(import.meta.dirname, "..");
+/** Goes out beside the bundle: what the installer puts on a host, and the installer itself. */
+const BESIDE = ["install.sh", "trunkline-agent.service", "trunkline-relay@.service"];
+
+export interface BuildOptions {
+  out?: string;
+  version?: string;
+  entry?: string;
+}
+
+/**
+ * Builds a release. The same sources give the same bytes, whatever the folder or the machine. The folder appears whole or
+ * not at all. Throws when esbuild is not installed or the sources do not build.
+ */
+export async function buildAgent(options: BuildOptions = {}): Promise<{ dir: string; manifest: ReleaseManifest }> {
+  const out = resolve(options.out ?? join(ROOT, "dist/agent"));
+  const version = versionSchema.parse(options.version ?? packageVersion());
+  const dir = join(out, version);
+  const draft = `${dir}.new-${process.pid}`;
+  rmSync(draft, { recursive: true, force: true });
+  mkdirSync(draft, { recursive: true });
+  try {
+    await bundle(options.entry ?? "agent/main.ts", version, join(draft, "agent.mjs"));
+    for (const name of BESIDE) copyFileSync(join(ROOT, "scripts/install", name), join(draft, name));
+    const files = ["agent.mjs", "agent.mjs.map", ...BESIDE].map((name) => {
+      const bytes = readFileSync(join(draft, name));
+      return { name, size: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
+    });
+    const manifest = releaseManifestSchema.parse({ version, stateSchema: STATE_SCHEMA, files });
+    writeFileSync(join(draft, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+    rmSync(dir, { recursive: true, force: true });
+    renameSync(draft, dir);
+    return { dir, manifest };
+  } finally {
+    rmSync(draft, { recursive: true, force: true });
+  }
+}
+
+async function bundle(entry: string, version: string, outfile: string): Promise<void> {
+  const { build } = await import("esbuild");
+  await build({
+    absWorkingDir: ROOT,
+    entryPoints: [entry],
+    outfile,
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    target: "node22.18",
+    // Names stay, so that a stack in a host's journal can be read without the map.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    sourcemap: "linked",
+    define: { TRUNKLINE_VERSION: JSON.stringify(version) },
+    // ws asks for these two and goes on without them.
+    external: ["bufferutil", "utf-8-validate"],
+    // CommonJS packages in the bundle require node's own modules.
+    banner: {
+      js: 'import { createRequire as trunklineRequire } from "node:module"; const require = trunklineRequire(import.meta.url);',
+    },
+    logLevel: "warning",
+  });
+}
+
+function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string }).version;
+}
+
+async function main(argv: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      help: { type: "boolean", short: "h", default: false },
+      out: { type: "string" },
+      version: { type: "string" },
+      entry: { type: "string" },
+      optional: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  try {
+    const { dir, manifest } = await buildAgent(values as BuildOptions);
+    const { size = 0, sha256 } = manifest.files[0] ?? {};
+    process.stdout.write(`agent ${manifest.version}: ${Math.round(size / 1024)} kB, sha256 ${sha256}\n${dir}\n`);
+    return 0;
+  } catch (error) {
+    if (values.optional && (error as NodeJS.ErrnoException).code === "ERR_MODULE_NOT_FOUND") return 0;
+    throw error;
+  }
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
