@@ -2,6 +2,8 @@ import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { DEFAULT_STATE_DIR } from "../agent/config.ts";
+import { relayTemplateUnit } from "../agent/drivers/services-systemd.ts";
 import { STATE_SCHEMA } from "../agent/state-schema.ts";
 import { type ReleaseManifest, releaseManifestSchema, versionSchema } from "../shared/protocol/release.ts";
 
@@ -15,7 +17,9 @@ const HELP = `Bundles the agent into one file, for the control plane to hand out
 `;
 const ROOT = resolve(import.meta.dirname, "..");
 /** Goes out beside the bundle: what the installer puts on a host, and the installer itself. */
-const BESIDE = ["install.sh", "trunkline-agent.service", "trunkline-relay@.service"];
+const BESIDE = ["install.sh", "trunkline-agent.service"];
+/** The relays' unit is the driver's own: it writes the files that the unit reads. */
+const RELAY_UNIT = "trunkline-relay@.service";
 
 export interface BuildOptions {
   out?: string;
@@ -37,7 +41,8 @@ export async function buildAgent(options: BuildOptions = {}): Promise<{ dir: str
   try {
     await bundle(options.entry ?? "agent/main.ts", version, join(draft, "agent.mjs"));
     for (const name of BESIDE) copyFileSync(join(ROOT, "scripts/install", name), join(draft, name));
-    const files = ["agent.mjs", "agent.mjs.map", ...BESIDE].map((name) => {
+    writeFileSync(join(draft, RELAY_UNIT), relayTemplateUnit(DEFAULT_STATE_DIR));
+    const files = ["agent.mjs", "agent.mjs.map", ...BESIDE, RELAY_UNIT].map((name) => {
       const bytes = readFileSync(join(draft, name));
       return { name, size: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
     });

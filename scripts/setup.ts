@@ -21,6 +21,8 @@ export const NEEDED: readonly { program: string; package: string }[] = [
   { program: "iperf3", package: "iperf3" },
   { program: "curl", package: "curl" },
   { program: "ps", package: "procps" },
+  { program: "debootstrap", package: "debootstrap" },
+  { program: "systemd-nspawn", package: "systemd-container" },
   { program: "redis-server", package: "redis-server" },
 ];
 

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
 import { childrenOf, listensOnUdp, parseUdpListeners, socketsOf, statOf } from "../proc.ts";
@@ -6,8 +7,8 @@ import { DEFAULT_SOCAT, portOf, type SocatOptions, serviceOf, socatArgv, socatWa
 import { type SeenService, type Services, sameArgv } from "./services.ts";
 
 export interface SocatSeen {
-  /** By port; `listening` is false for one that runs and has not bound its port. */
-  relays: Map<number, SeenService & { listening: boolean }>;
+  /** By port. One that runs has its port: socat ends when it can't bind. */
+  relays: Map<number, SeenService>;
   /** Wanted ports that somebody else holds, and who. */
   taken: Map<number, string>;
 }
@@ -49,7 +50,7 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
     for (const service of services) {
       const port = portOf(service.name);
       const own = service.pid === null ? new Set<string>() : socketsOf(service.pid);
-      seen.relays.set(port, { ...service, listening: held.get(port)?.some((s) => own.has(s.inode)) ?? false });
+      seen.relays.set(port, service);
       if (held.get(port)?.every((s) => own.has(s.inode))) held.delete(port);
     }
     for (const port of wants.keys()) {
@@ -77,9 +78,9 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
       }
       const relay = seen.relays.get(port);
       const argv = socatArgv(port, target, this.#options());
-      if (relay?.listening && sameArgv(relay.argv, argv)) continue;
+      if (relay && sameArgv(relay.argv, argv)) continue;
       // Two that both say reuseaddr can hold one port, and the later gets the packets: never beside a stranger.
-      if (holder !== undefined && !relay?.listening) continue;
+      if (holder !== undefined && (relay?.pid ?? null) === null) continue;
       const what = !relay
         ? `port ${port} has no relay by socat`
         : relay.pid === null
@@ -95,14 +96,25 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
     const name = serviceOf(step.port);
     if (step.kind === "stop") return this.#services.stop(name);
     if (step.replaces) await this.#services.stop(name);
+    if (await this.#listen(step)) return;
     await this.#freeOwn(step.port);
-    const pid = await this.#services.start({ name, argv: step.argv });
+    if (await this.#listen(step)) return;
+    throw new Error(`socat did not bind UDP port ${step.port}: does someone else hold it?`);
+  }
+
+  /** Starts a listener and waits until it has its port; false when it ended instead. */
+  async #listen({ port, argv }: { port: number; argv: string[] }): Promise<boolean> {
+    const name = serviceOf(port);
+    const pid = await this.#services.start({ name, argv });
     const before = performance.now() + LISTEN_MS;
-    while (!listensOnUdp(pid, step.port)) {
-      if (!statOf(pid) || performance.now() > before)
-        throw new Error(`socat did not bind UDP port ${step.port}: does someone else hold it?`);
-      await new Promise((resolve) => setTimeout(resolve, 2));
+    while (!listensOnUdp(pid, port)) {
+      if (!statOf(pid) || performance.now() > before) {
+        await this.#services.stop(name);
+        return false;
+      }
+      await sleep(2);
     }
+    return true;
   }
 
   /**

@@ -7,8 +7,10 @@ import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 import * as t from "../db/schema/index.ts";
 import type { Bus, BusMessage, Fleet, Ports } from "../ports/index.ts";
 import { type Context, makeId, systemContext } from "../services/context.ts";
+import { recordHostEvent, recordSuperseded } from "../services/hosts/events.ts";
 import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
 import { type AppliedWaiters, failedItems } from "./applied-waiters.ts";
+import { Gate } from "./gate.ts";
 import { identify, loadState } from "./identify.ts";
 import { type Action, type CloseReason, ServerSession } from "./session.ts";
 import { TaskRuns } from "./task-runs.ts";
@@ -36,6 +38,13 @@ type Live = {
   tail: Promise<void>;
 };
 
+/** Hellos checked at once: after a restart ten thousand hosts come back, and each costs a signature and a transaction. */
+const HELLOS_AT_ONCE = 32;
+/** How far a host's clock may be off before operators are told. Ends on the host are enforced by its own clock. */
+const CLOCK_SKEW_MS = 5_000;
+/** Drained hosts come back over so long a time each, so that the next process is not met by all at once. */
+const DRAIN_SPREAD_MS_PER_HOST = 2;
+
 export type HubClock = { monotonic(): number; wall(): number };
 
 /**
@@ -50,6 +59,7 @@ export class LinkHub implements Fleet {
   readonly #waiters: AppliedWaiters;
   readonly #bus: Bus;
   readonly #tasks = new TaskRuns();
+  #gate = new Gate(HELLOS_AT_ONCE);
   #draining = false;
 
   constructor(clock: HubClock, waiters: AppliedWaiters, bus: Bus) {
@@ -123,9 +133,10 @@ export class LinkHub implements Fleet {
   /** Says goodbye to every host, each to come back at another moment. */
   async drain(): Promise<void> {
     this.#draining = true;
+    const spread = Math.max(2_000, this.#all.size * DRAIN_SPREAD_MS_PER_HOST);
     for (const live of [...this.#all]) {
-      const [byte = 0] = this.#ctx.ports.random.bytes(1);
-      this.#run(live, live.session.close("draining", 200 + byte * 10));
+      const [high = 0, low = 0] = this.#ctx.ports.random.bytes(2);
+      this.#run(live, live.session.close("draining", 200 + Math.round(((high * 256 + low) / 65_536) * spread)));
     }
     await Promise.allSettled([...this.#all].map((live) => live.tail));
   }
@@ -147,8 +158,7 @@ export class LinkHub implements Fleet {
     else if (message.t === "applied") this.#waiters.applied(message.hostId, message.rev, message.failed);
     else {
       const live = this.#joined.get(message.hostId);
-      if (live?.hello !== undefined && live.hello.epoch < message.epoch)
-        this.#run(live, live.session.close("superseded"));
+      if (live?.hello !== undefined && live.hello.epoch < message.epoch) this.#supersede(live, message.hostId);
     }
   }
 
@@ -174,7 +184,8 @@ export class LinkHub implements Fleet {
     if (live === undefined) throw new AppError("host_not_online");
     const { ports } = this.#ctx;
     const id = makeId(ports, "tsk");
-    const { deadlineAt } = options;
+    // The host compares with its own clock: one that is a day off must still take tasks.
+    const deadlineAt = options.deadlineAt + (live.clockOffsetMs ?? 0);
     const value = await ports.signer.sign(taskSignedBytes({ hostId, id, ...task, deadlineAt }));
     const run = this.#tasks.start(id, live);
     const cancel = () => this.#send(live, { t: "task.cancel", id });
@@ -198,7 +209,7 @@ export class LinkHub implements Fleet {
       if (action.do === "send") this.#send(live, action.frame);
       else if (action.do === "close") this.#close(live, action.reason);
       else if (action.do === "count") this.#ctx.ports.metrics.count("link_frames_refused", { reason: action.what });
-      else if (action.do === "clockOffset") live.clockOffsetMs = action.ms;
+      else if (action.do === "clockOffset") this.#noteClock(live, action.ms);
       else if (action.do === "taskEvent") this.#tasks.event(action.id, live, action.seq, action.data);
       else if (action.do === "taskEnd") this.#tasks.end(action.id, live, action.outcome);
       else live.tail = live.tail.then(() => this.#perform(live, action)).catch((error) => this.#failed(live, error));
@@ -208,7 +219,7 @@ export class LinkHub implements Fleet {
   async #perform(live: Live, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
     const ctx = this.#ctx;
     if (action.do === "identify") {
-      const result = await identify(ctx, action.hello, action.nonce);
+      const result = await this.#gate.run(() => identify(ctx, action.hello, action.nonce));
       // The socket may have gone while the database was asked.
       if (!this.#all.has(live)) return;
       if (result.ok) this.#join(live, action.hello, result.role ?? "unknown");
@@ -244,10 +255,29 @@ export class LinkHub implements Fleet {
     live.role = role;
     const older = this.#joined.get(hello.hostId);
     this.#joined.set(hello.hostId, live);
-    if (older !== undefined) this.#run(older, older.session.close("superseded"));
+    if (older !== undefined) this.#supersede(older, hello.hostId);
     this.#bus.publish({ t: "joined", hostId: hello.hostId, epoch: hello.epoch });
     this.#ctx.ports.metrics.count("links_opened", { role });
     this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
+  }
+
+  #supersede(older: Live, hostId: Id<"hst">): void {
+    this.#run(older, older.session.close("superseded"));
+    this.#record(hostId, () => recordSuperseded(this.#ctx, hostId));
+  }
+
+  #noteClock(live: Live, offsetMs: number): void {
+    const before = live.clockOffsetMs;
+    live.clockOffsetMs = offsetMs;
+    const { hello } = live;
+    if (hello === undefined || before !== undefined || Math.abs(offsetMs) <= CLOCK_SKEW_MS) return;
+    const detail = `the host's clock is ${Math.abs(Math.round(offsetMs / 1000))} s ${offsetMs > 0 ? "ahead" : "behind"}`;
+    this.#record(hello.hostId, () => recordHostEvent(this.#ctx, hello.hostId, "clock_skew", detail));
+  }
+
+  /** Writes something operators should see; failing to is logged and costs the link nothing. */
+  #record(hostId: Id<"hst">, write: () => Promise<void>): void {
+    write().catch((error) => this.#ctx.ports.log.error("could not record a host event", { hostId, error }));
   }
 
   #send(live: Live, frame: ServerFrame): void {

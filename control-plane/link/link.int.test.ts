@@ -174,7 +174,7 @@ test("an open that does not wait says at once that nothing is verified yet", asy
 test("a connection whose item failed on the exit is not ready, and the host shows the failure", async () => {
   exit.autoAck = false;
   const key = newKey();
-  const opening = open(1_000, key);
+  const opening = open(2_000, key);
   const state = await exit.link.next("state", peerState(key));
   exit.link.ack(state, [
     { item: "tunnel", ok: false, error: "wg: no such device" },
@@ -201,7 +201,7 @@ test("a forward host that never acknowledges is replaced by another within the t
   const [silent, good] = forwards as [FakeAgent, FakeAgent];
   silent.autoAck = false;
   const key = newKey();
-  const opened = await open(2_000, key);
+  const opened = await open(4_000, key);
   expect(opened.ready).toEqual({ forward: true, exit: true });
   const rows = await server.ports.db.read.select().from(t.connections).where(eq(t.connections.clientPublicKey, key));
   const by = Object.fromEntries(rows.map((row) => [row.forwardHostId, [row.state, row.closeReason]]));

@@ -28,6 +28,8 @@ export class FakeAgent {
   epoch = 0;
   /** Acknowledges each state as soon as it comes. */
   autoAck = true;
+  /** Its clock less the true one, ms. */
+  clockOffsetMs = 0;
   #link: FakeLink | undefined;
 
   constructor(role: HostRole) {
@@ -69,6 +71,7 @@ export class FakeAgent {
       capabilities: [],
       applied,
     }));
+    link.clockOffsetMs = this.clockOffsetMs;
     link.onState = (state) => {
       if (this.autoAck) link.ack(state);
     };
@@ -106,6 +109,8 @@ export class FakeLink {
   readonly #socket: WebSocket;
   closed: { code: number; reason: string } | undefined;
   onState: (state: StateFrame) => void = () => {};
+  /** This host's clock less the true one, ms. */
+  clockOffsetMs = 0;
 
   constructor(url: string, hello: (nonce: string) => unknown, protocols: string[] = [SUBPROTOCOL]) {
     this.#socket = new WebSocket(`${url.replace(/^http/, "ws")}/agent/link`, protocols);
@@ -119,7 +124,7 @@ export class FakeLink {
       const { frame } = parsed;
       this.frames.push(frame);
       if (frame.t === "challenge") this.send(hello(frame.nonce));
-      else if (frame.t === "ping") this.send({ t: "pong", id: frame.id, at: Date.now() });
+      else if (frame.t === "ping") this.send({ t: "pong", id: frame.id, at: Date.now() + this.clockOffsetMs });
       else if (frame.t === "state") this.onState(frame);
     });
   }

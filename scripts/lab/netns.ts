@@ -3,7 +3,16 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ExecOptions, type ExecResult, exec, type SpawnOptions, spawn, stopChild } from "./process.ts";
-import { clearDeadLabs, clearLab, deleteNamespace, noteNamespace, noteProcess, register } from "./registry.ts";
+import {
+  clearDeadLabs,
+  clearLab,
+  deleteNamespace,
+  noteCgroup,
+  noteMount,
+  noteNamespace,
+  noteProcess,
+  register,
+} from "./registry.ts";
 
 /** Traffic of one interface since it was made, as its host sees it. */
 export interface Counters {
@@ -185,6 +194,11 @@ export class NetLab {
   /** Notes a process outside the namespaces, so that it is ended should this process be killed. */
   noteProcess(pid: number): void {
     noteProcess(this.dir, pid);
+  }
+
+  /** Notes a mount or a control group of the machine's, so that it goes with the lab. Call it before making it. */
+  note(kind: "mount" | "cgroup", path: string): void {
+    (kind === "mount" ? noteMount : noteCgroup)(this.dir, path);
   }
 
   /** Forgets and deletes one namespace, so that another of its name can be made. */

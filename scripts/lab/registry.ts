@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -15,7 +16,7 @@ import { exec, killAll, startTimeOf } from "./process.ts";
 
 /**
  * Who owns which lab. Each lab is a folder under {@link REGISTRY} naming its owner's process and, one a line and
- * before it is made, everything that outlives a killed owner: namespaces and processes. So whoever comes next can
+ * before it is made, everything that outlives a killed owner: namespaces, processes, mounts, control groups. So whoever comes next can
  * clear a dead owner's lab and leave living ones alone.
  */
 export const REGISTRY = "/run/trunkline-lab";
@@ -71,6 +72,16 @@ export function noteProcess(dir: string, pid: number): void {
   if (startTime !== undefined) appendFileSync(join(dir, "processes"), `${pid} ${startTime}\n`);
 }
 
+/** Notes a mount outside the lab's namespaces. */
+export function noteMount(dir: string, path: string): void {
+  appendFileSync(join(dir, "mounts"), `${path}\n`);
+}
+
+/** Notes a control group (its folder), which is deleted once its processes are gone. */
+export function noteCgroup(dir: string, path: string): void {
+  appendFileSync(join(dir, "cgroups"), `${path}\n`);
+}
+
 /** All labs on this machine, dead and alive. */
 export function listLabs(): LabEntry[] {
   if (!existsSync(REGISTRY)) return [];
@@ -110,7 +121,30 @@ export async function clearLab(dir: string): Promise<void> {
   await killAll(outside);
   const namespaces = [...new Set(lines(join(dir, "namespaces")))];
   await Promise.all(namespaces.map(deleteNamespace));
+  // Before the folder goes: deleting through a mount would reach what is mounted.
+  for (const path of lines(join(dir, "mounts")).reverse()) await unmount(path);
+  for (const path of lines(join(dir, "cgroups"))) removeCgroup(path);
   rmSync(dir, { recursive: true, force: true });
+}
+
+/** Unmounts. Not an error when nothing is mounted there. */
+export async function unmount(path: string): Promise<void> {
+  await exec(["umount", "--recursive", path], { check: false });
+  const mounted = readFileSync("/proc/self/mounts", "utf8").split("\n");
+  // Something of a killed container may still hold it for a moment: it goes when that does.
+  if (mounted.some((line) => line.split(" ")[1] === path)) await exec(["umount", "--lazy", path]);
+}
+
+/** Deletes a control group and those below it. Its files can't be unlinked; only the folders count. */
+function removeCgroup(path: string): void {
+  if (!existsSync(path)) return;
+  for (const entry of readdirSync(path, { withFileTypes: true }))
+    if (entry.isDirectory()) removeCgroup(join(path, entry.name));
+  try {
+    rmdirSync(path);
+  } catch {
+    // A process in it is still ending. An empty group costs nothing.
+  }
 }
 
 /** Kills what runs in a namespace and deletes it. Not an error when there is none. */

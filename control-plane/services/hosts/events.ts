@@ -1,0 +1,46 @@
+import { and, count, eq, gt } from "drizzle-orm";
+import type { Id } from "../../../shared/ids.ts";
+import * as t from "../../db/schema/index.ts";
+import { type Transaction, transaction } from "../../db/transaction.ts";
+import { type Context, makeId } from "../context.ts";
+
+/** A host's session replaced by a newer one so often within so long: two machines share one identity. */
+const CLONE_AFTER = 3;
+const CLONE_WINDOW_MS = 60_000;
+
+type Kind = "clock_skew" | "session_superseded" | "identity_cloned";
+
+async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {
+  const at = ctx.ports.clock.now();
+  await tx.db.insert(t.hostEvents).values({ id: makeId(ctx.ports, "evt"), hostId, at, kind, item: null, detail });
+}
+
+/** Something the control plane itself noticed about a host. */
+export async function recordHostEvent(ctx: Context, hostId: Id<"hst">, kind: Kind, detail: string): Promise<void> {
+  ctx.ports.log.warn("host event", { hostId, kind, detail });
+  await transaction(ctx, (tx) => insertEvent(ctx, tx, hostId, kind, detail));
+}
+
+/**
+ * A newer session took the place of one that was alive. Once is a host that came back before its old socket died; again and
+ * again is a cloned credential, and operators are told.
+ */
+export async function recordSuperseded(ctx: Context, hostId: Id<"hst">): Promise<void> {
+  await transaction(ctx, async (tx) => {
+    await insertEvent(ctx, tx, hostId, "session_superseded", "a newer session of this host replaced this one");
+    const [recent] = await tx.db
+      .select({ n: count() })
+      .from(t.hostEvents)
+      .where(
+        and(
+          eq(t.hostEvents.hostId, hostId),
+          eq(t.hostEvents.kind, "session_superseded"),
+          gt(t.hostEvents.at, ctx.ports.clock.now() - CLONE_WINDOW_MS),
+        ),
+      );
+    if (recent === undefined || recent.n % CLONE_AFTER !== 0) return;
+    const detail = `${recent.n} sessions replaced each other within a minute: is this host's identity on two machines?`;
+    ctx.ports.log.error("identity cloned", { hostId, detail });
+    await insertEvent(ctx, tx, hostId, "identity_cloned", detail);
+  });
+}
