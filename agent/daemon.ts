@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { systemClock } from "./clock.ts";
 import type { AgentConfig } from "./config.ts";
 import { UsageError } from "./config.ts";
+import { LimitsDriver } from "./drivers/limits.ts";
 import { defaultInterface } from "./drivers/links.ts";
 import { RelayNftDriver } from "./drivers/relay-nft.ts";
 import { RelaySocatDriver } from "./drivers/relay-socat.ts";
@@ -16,13 +17,16 @@ import { openSealed, sha256OfCanonical, signer, verifier } from "./keys.ts";
 import { LinkSession } from "./link/session.ts";
 import type { SessionAction } from "./link/session-types.ts";
 import { LinkShell } from "./link/shell.ts";
-import type { Log } from "./log.ts";
+import { type Log, sentence } from "./log.ts";
+import { observeHost } from "./observe.ts";
 import { Reconciler } from "./reconcile.ts";
+import { RelayTraffic } from "./relay-traffic.ts";
 import type { KeptState, StateStore } from "./state-store.ts";
 import { StatusFile } from "./status-file.ts";
 import { createSystemd, loopsAlive } from "./systemd.ts";
 import { TaskDispatcher } from "./tasks/dispatch.ts";
 import { TaskError } from "./tasks/types.ts";
+import { TrafficBook } from "./traffic.ts";
 import { Watch } from "./watch.ts";
 
 export interface Daemon {
@@ -51,10 +55,20 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const services = existsSync("/run/systemd/system")
     ? new SystemdServices(exec, servicesDir)
     : new DetachedServices(exec, servicesDir);
+  const book = new TrafficBook(bootId(), store.traffic(), (kept) => {
+    try {
+      store.saveTraffic(kept);
+    } catch (error) {
+      // A full disk costs the count's memory over restarts, not the count.
+      log.warn("traffic counts could not be kept", { why: sentence(error) });
+    }
+  });
+  const traffic = new RelayTraffic(exec, services, book);
   const drivers = [
+    new LimitsDriver(exec, log),
     new WhitelistDriver(exec, store),
-    new RelayNftDriver(exec, store),
-    new RelaySocatDriver(exec, services),
+    new RelayNftDriver(exec, store, (flow) => traffic.flowEnded(flow)),
+    new RelaySocatDriver(exec, services, traffic),
     new WireguardDriver({
       exec,
       store,
@@ -73,7 +87,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     controlPlaneKeyId: enrolment.controlPlaneKey.keyId,
     epoch: store.epoch(),
     accepted: kept && { rev: kept.rev, sha256: kept.sha256 },
-    applied: store.applied(),
+    // Without the state itself, to say it is applied would get "unchanged" for an answer and never the state.
+    applied: kept && store.applied(),
     sign: signer(keys.identity),
     verify,
     sha256: sha256OfCanonical,
@@ -171,10 +186,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     perform,
   });
   const watch = new Watch({
-    exec,
-    log,
     clock,
-    items: () => reconciler.target?.items ?? [],
+    look: () => observeHost({ exec, log, traffic }, reconciler.target?.items ?? []),
     send: (frame) => shell.input({ type: "send", frame }),
     linked: () => session.phase === "linked",
   });

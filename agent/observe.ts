@@ -4,13 +4,12 @@ import { canonicalJson } from "../shared/canonical.ts";
 import type { StateItem } from "../shared/protocol/desired-state.ts";
 import type { Observation } from "../shared/protocol/frames.ts";
 import { rangesOf } from "./drivers/cidr.ts";
-import { listFlows } from "./drivers/conntrack.ts";
 import { itemsOf } from "./drivers/driver.ts";
-import { RELAY_MARK } from "./drivers/relay-plan.ts";
 import { deniedName, EXIT_TABLE } from "./drivers/whitelist-plan.ts";
 import { parseDump } from "./drivers/wireguard-dump.ts";
 import type { Exec } from "./exec.ts";
 import { type Log, sentence } from "./log.ts";
+import type { RelayTraffic } from "./relay-traffic.ts";
 
 /** How often the host is looked at. */
 export const OBSERVE_MS = 15_000;
@@ -38,13 +37,20 @@ export class ChangedOnly {
   }
 }
 
+export interface HostEyes {
+  exec: Exec;
+  log: Log;
+  traffic: RelayTraffic;
+}
+
 /** What the host sees now, for the items it has. A part that can't be read is left out and logged. */
-export async function observeHost(exec: Exec, items: readonly StateItem[], log: Log): Promise<Observation> {
-  const [wireguard, relays, whitelist, conntrack] = await Promise.all([
+export async function observeHost({ exec, log, traffic }: HostEyes, items: readonly StateItem[]): Promise<Observation> {
+  const [wireguard, relays, whitelist, conntrack, udp] = await Promise.all([
     part(log, "wireguard", () => seeTunnels(exec, items)),
-    part(log, "relays", () => seeRelays(exec, items)),
+    part(log, "relays", () => traffic.look(items)),
     part(log, "whitelist", () => seeDenied(exec, items)),
     part(log, "conntrack", () => seeConntrack(exec)),
+    part(log, "udp", () => seeUdp(exec)),
   ]);
   const load1 = Math.round((loadavg()[0] ?? 0) * 10) / 10;
   const values: Observation = { load1, memoryUsedBytes: memoryUsed() };
@@ -52,6 +58,7 @@ export async function observeHost(exec: Exec, items: readonly StateItem[], log: 
   if (relays && relays.length > 0) values.relays = relays;
   if (whitelist && whitelist.length > 0) values.whitelist = whitelist;
   if (conntrack) values.conntrack = conntrack;
+  if (udp) values.udp = udp;
   return values;
 }
 
@@ -77,24 +84,6 @@ async function seeTunnels(exec: Exec, items: readonly StateItem[]) {
   return seen;
 }
 
-/** Flows and bytes by relay item. Bytes are those of flows that still are, where the kernel counts them. */
-async function seeRelays(exec: Exec, items: readonly StateItem[]) {
-  const relays = itemsOf(items, "relay");
-  if (relays.length === 0) return [];
-  const seen = relays.map((item) => ({ item: item.id, flows: 0, bytes: 0, counted: false, listen: item.listen }));
-  const byPort = new Map<number, (typeof seen)[number]>();
-  for (const entry of seen) for (let p = entry.listen.from; p <= entry.listen.to; p++) byPort.set(p, entry);
-  for (const flow of await listFlows(exec)) {
-    const entry = byPort.get(flow.port);
-    if (!entry || (flow.mark & RELAY_MARK) === 0) continue;
-    entry.flows += 1;
-    if (flow.bytes === undefined) continue;
-    entry.bytes += flow.bytes;
-    entry.counted = true;
-  }
-  return seen.map(({ item, flows, bytes, counted }) => ({ item, flows, ...(counted ? { bytes } : {}) }));
-}
-
 async function seeDenied(exec: Exec, items: readonly StateItem[]) {
   const whitelists = itemsOf(items, "whitelist");
   if (whitelists.length === 0) return [];
@@ -113,9 +102,39 @@ async function seeDenied(exec: Exec, items: readonly StateItem[]) {
 
 async function seeConntrack(exec: Exec) {
   const names = ["net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"];
-  const { stdout } = await exec.run(["sysctl", "-n", ...names]);
+  const [{ stdout }, { stdout: stat }] = await Promise.all([
+    exec.run(["sysctl", "-n", ...names]),
+    exec.run(["cat", "/proc/net/stat/nf_conntrack"], { okCodes: [0, 1] }),
+  ]);
   const [count, max] = stdout.trim().split(/\s+/).map(Number);
-  return { count: count ?? 0, max: max ?? 0 };
+  return { count: count ?? 0, max: max ?? 0, drops: parseConntrackDrops(stat) };
+}
+
+/** Flows refused or thrown out because the table was full: one line a CPU, hexadecimal, named by the first line. */
+export function parseConntrackDrops(text: string): number {
+  const [head = "", ...cpus] = text.trim().split("\n");
+  const names = head.trim().split(/\s+/);
+  const columns = ["insert_failed", "drop", "early_drop"].map((name) => names.indexOf(name)).filter((i) => i >= 0);
+  const perCpu = cpus.map((line) => line.trim().split(/\s+/));
+  return perCpu.flatMap((f) => columns.map((i) => Number.parseInt(f[i] ?? "0", 16))).reduce((a, b) => a + b, 0);
+}
+
+async function seeUdp(exec: Exec) {
+  const { stdout } = await exec.run(["cat", "/proc/net/snmp", "/proc/net/snmp6"], { okCodes: [0, 1] });
+  return parseUdpErrors(stdout);
+}
+
+/** Datagrams the kernel took and gave to nobody, since boot, both IP versions: `Udp:` lines in pairs, `Udp6…` singly. */
+export function parseUdpErrors(text: string): NonNullable<Observation["udp"]> {
+  const [names = [], values = []] = text
+    .split("\n")
+    .filter((line) => line.startsWith("Udp:"))
+    .map((line) => line.split(/\s+/));
+  const of = (name: string) => {
+    const v4 = Number(values[names.indexOf(name)] ?? 0);
+    return v4 + Number(new RegExp(`^Udp6${name}\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
+  };
+  return { inErrors: of("InErrors"), rcvbufErrors: of("RcvbufErrors"), sndbufErrors: of("SndbufErrors") };
 }
 
 /** In steps of 16 MiB: every byte more or less is no news. */

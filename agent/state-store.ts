@@ -8,6 +8,7 @@ import { key32Schema, sha256Schema } from "../shared/protocol/values.ts";
 import { makePrivateDir, type ReadResult, readJson, writeDurable } from "./durable-file.ts";
 import { type Keys, keysSchema, sha256OfCanonical } from "./keys.ts";
 import type { Log } from "./log.ts";
+import { type Traffic, trafficSchema } from "./traffic.ts";
 
 /** Which host we are, and whose commands we take. */
 const enrolmentSchema = z.object({
@@ -141,6 +142,14 @@ export class StateStore {
   saveFingerprint(table: string, fingerprint: string): void {
     const all = this.#read("fingerprints.json", fingerprintsSchema) ?? {};
     this.#write("fingerprints.json", { ...all, [table]: fingerprint });
+  }
+
+  traffic(): Traffic | null {
+    return this.#read("traffic.json", trafficSchema);
+  }
+
+  saveTraffic(traffic: Traffic): void {
+    this.#write("traffic.json", traffic);
   }
 
   /** Names of the network interfaces this agent made. Nothing else is ever removed. */

@@ -1,15 +1,10 @@
-import type { StateItem } from "../shared/protocol/desired-state.ts";
-import type { AgentFrame, HostEvent } from "../shared/protocol/frames.ts";
+import type { AgentFrame, HostEvent, Observation } from "../shared/protocol/frames.ts";
 import type { Clock } from "./clock.ts";
-import type { Exec } from "./exec.ts";
-import type { Log } from "./log.ts";
-import { ChangedOnly, OBSERVE_MS, observeHost } from "./observe.ts";
+import { ChangedOnly, OBSERVE_MS } from "./observe.ts";
 
 export interface WatchDeps {
-  exec: Exec;
-  log: Log;
   clock: Clock;
-  items(): readonly StateItem[];
+  look(): Promise<Observation>;
   linked(): boolean;
   send(frame: AgentFrame): void;
 }
@@ -51,11 +46,13 @@ export class Watch {
   }
 
   async run(): Promise<void> {
-    const { exec, log, clock, items, linked, send } = this.#deps;
+    const { clock, look, linked, send } = this.#deps;
     while (!this.#stop.signal.aborted) {
       this.#wake = new AbortController();
+      // Without a link too: what flows carry is counted by looking while they are there.
+      const seen = await look();
       if (linked()) {
-        const values = this.#changed.filter(await observeHost(exec, items(), log));
+        const values = this.#changed.filter(seen);
         if (Object.keys(values).length > 0) send({ t: "observe", at: clock.wall(), values, events: [] });
       }
       if (this.#stop.signal.aborted) return;

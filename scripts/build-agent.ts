@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import type { Plugin } from "esbuild";
 import { DEFAULT_STATE_DIR } from "../agent/config.ts";
 import { relayTemplateUnit } from "../agent/drivers/services-systemd.ts";
 import { STATE_SCHEMA } from "../agent/state-schema.ts";
@@ -73,6 +74,8 @@ async function bundle(entry: string, version: string, outfile: string): Promise<
     define: { TRUNKLINE_VERSION: JSON.stringify(version) },
     // ws asks for these two and goes on without them.
     external: ["bufferutil", "utf-8-validate"],
+    // zod brings its messages in fifty languages, and no bundler sees that they are not used.
+    plugins: [onlyEnglish],
     // CommonJS packages in the bundle require node's own modules.
     banner: {
       js: 'import { createRequire as trunklineRequire } from "node:module"; const require = trunklineRequire(import.meta.url);',
@@ -80,6 +83,15 @@ async function bundle(entry: string, version: string, outfile: string): Promise<
     logLevel: "warning",
   });
 }
+
+const onlyEnglish: Plugin = {
+  name: "only-english",
+  setup({ onLoad }) {
+    onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({
+      contents: 'export { default as en } from "./en.js";',
+    }));
+  },
+};
 
 function packageVersion(): string {
   return (JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string }).version;

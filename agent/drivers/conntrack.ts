@@ -36,26 +36,26 @@ export function parseFlow(line: string): Flow | undefined {
   };
 }
 
+function parseFlows(text: string): Flow[] {
+  return text.split("\n").flatMap((line) => parseFlow(line) ?? []);
+}
+
 /** All UDP flows, or those sent to one port. */
 export async function listFlows(exec: Exec, port?: number): Promise<Flow[]> {
   const filter = port === undefined ? [] : ["--orig-port-dst", String(port)];
   const { stdout } = await exec.run(["conntrack", "-L", "-p", "udp", ...filter], { maxBytes: 256 * 1024 * 1024 });
-  const flows: Flow[] = [];
-  for (const line of stdout.split("\n")) {
-    const flow = parseFlow(line);
-    if (flow) flows.push(flow);
-  }
-  return flows;
+  return parseFlows(stdout);
 }
 
-/** Forgets one flow; the next packet of it is looked up anew. A flow that is gone already is fine. */
-export async function forgetFlow(exec: Exec, flow: Flow): Promise<void> {
+/** Forgets one flow; the next packet of it is looked up anew. A flow that is gone already is fine. Gives what it was. */
+export async function forgetFlow(exec: Exec, flow: Flow): Promise<Flow[]> {
   const argv = ["conntrack", "-D", "-p", "udp", "--orig-src", flow.source, "--orig-dst", flow.address];
   argv.push("--orig-port-src", String(flow.sourcePort), "--orig-port-dst", String(flow.port));
-  await exec.run(argv, { okCodes: [0, 1] });
+  return parseFlows((await exec.run(argv, { okCodes: [0, 1] })).stdout);
 }
 
-/** Forgets every flow that was sent to one port. */
-export async function forgetPort(exec: Exec, port: number): Promise<void> {
-  await exec.run(["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(port)], { okCodes: [0, 1] });
+/** Forgets every flow that was sent to one port. Gives what they were. */
+export async function forgetPort(exec: Exec, port: number): Promise<Flow[]> {
+  const argv = ["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(port)];
+  return parseFlows((await exec.run(argv, { okCodes: [0, 1] })).stdout);
 }

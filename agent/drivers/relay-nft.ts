@@ -53,8 +53,12 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
    */
   #doubtful: Set<number> | "all" = "all";
 
-  constructor(exec: Exec, store: FingerprintStore) {
+  readonly #ended: (flow: Flow) => void;
+
+  /** @param ended told of each flow this driver ends, with its final counts */
+  constructor(exec: Exec, store: FingerprintStore, ended: (flow: Flow) => void = () => {}) {
     this.#exec = exec;
+    this.#ended = ended;
     this.#table = new NftTable(RELAY_TABLE, exec, store, (set) => set === RELAY_MAP);
   }
 
@@ -116,11 +120,12 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
         this.#doubt(ports);
         await this.#table.change(elementCommands(step));
         // Flows of exactly these ports; every other flow is left as it is.
-        if (ports.length <= MANY_PORTS) for (const port of ports) await forgetPort(this.#exec, port);
+        if (ports.length <= MANY_PORTS)
+          for (const port of ports) (await forgetPort(this.#exec, port)).forEach(this.#ended);
         return;
       }
       case "flows":
-        for (const flow of step.flows) await forgetFlow(this.#exec, flow);
+        return this.#forget(step.flows);
     }
   }
 
@@ -143,7 +148,11 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
   }
 
   async #clean(wants: RelayWants): Promise<void> {
-    for (const flow of await this.#audit(wants)) await forgetFlow(this.#exec, flow);
+    await this.#forget(await this.#audit(wants));
+  }
+
+  async #forget(flows: readonly Flow[]): Promise<void> {
+    for (const flow of flows) (await forgetFlow(this.#exec, flow)).forEach(this.#ended);
   }
 }
 

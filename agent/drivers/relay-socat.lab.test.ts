@@ -46,7 +46,10 @@ const dir = () => join(host.dir, "services");
 const record = (port: number) => join(dir(), `relay-${port}.json`);
 const pidOf = (port: number): number => JSON.parse(readFileSync(record(port), "utf8")).pid;
 function fresh(maxChildren = DEFAULT_SOCAT.maxChildren): void {
-  driver = new RelaySocatDriver(exec, new DetachedServices(exec, dir()), () => ({ ...DEFAULT_SOCAT, maxChildren }));
+  driver = new RelaySocatDriver(exec, new DetachedServices(exec, dir()), undefined, {
+    ...DEFAULT_SOCAT,
+    maxChildren,
+  });
 }
 function flow(port: number): UdpFlow {
   const one = new UdpFlow(client, HOST, port);
@@ -98,18 +101,22 @@ test("a listener started by an agent that died before it could write it down is 
   expect(statOf(pid)).toBeUndefined();
 });
 
-test("a record that names another process by now does not harm that process", async () => {
+test("a record that names another process by now harms neither that process nor the relay", async () => {
   fresh();
   await settle([driver], [relay(40_000)]);
   const innocent = host.spawn(["cat"], { stdin: "pipe" });
   const real = pidOf(40_000);
-  const of = (pid: number, startTime: string) => writeFileSync(record(40_000), JSON.stringify({ pid, startTime }));
-  of(innocent.pid ?? 0, "1");
+  const forge = () => writeFileSync(record(40_000), JSON.stringify({ pid: innocent.pid, startTime: "1" }));
+  forge();
   fresh();
-  await settle([driver], [relay(40_000)]);
-  expect(innocent.exitCode).toBeNull();
-  expect(statOf(real)).toBeUndefined();
+  expect(await settle([driver], [relay(40_000)])).toEqual([]);
+  expect(pidOf(40_000)).toBe(real);
+  process.kill(real, "SIGKILL");
+  forge();
+  expect(await settle([driver], [relay(40_000)])).toHaveLength(1);
   expect(argvOf(pidOf(40_000))).toEqual(socatArgv(40_000, { address: A, port: 5000 }, DEFAULT_SOCAT));
+  expect(innocent.exitCode).toBeNull();
+  expect(innocent.signalCode).toBeNull();
   await stopChild(innocent);
 });
 

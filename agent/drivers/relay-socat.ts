@@ -18,6 +18,13 @@ export type SocatStep = Step & { port: number } & (
     | { kind: "stop" }
   );
 
+/** Who counts what listeners carry. */
+export interface ListenerCounts {
+  listenerBegins(port: number, pid: number): void;
+  listenerEnds(port: number, pid: number): void;
+}
+const UNCOUNTED: ListenerCounts = { listenerBegins() {}, listenerEnds() {} };
+
 const LISTEN_MS = 5000;
 
 /**
@@ -31,12 +38,14 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
   readonly serves = (item: StateItem) => item.type === "relay" && item.driver === "socat";
   readonly #exec: Exec;
   readonly #services: Services;
-  readonly #options: () => SocatOptions;
+  readonly #options: SocatOptions;
+  readonly #traffic: ListenerCounts;
 
-  /** @param options asked at each pass: other buffers are another argv, and so another process */
-  constructor(exec: Exec, services: Services, options: () => SocatOptions = () => DEFAULT_SOCAT) {
+  /** @param traffic told of listeners that begin and end, while their counts can be read */
+  constructor(exec: Exec, services: Services, traffic: ListenerCounts = UNCOUNTED, options = DEFAULT_SOCAT) {
     this.#exec = exec;
     this.#services = services;
+    this.#traffic = traffic;
     this.#options = options;
   }
 
@@ -77,7 +86,7 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
         refused.push({ item, error });
       }
       const relay = seen.relays.get(port);
-      const argv = socatArgv(port, target, this.#options());
+      const argv = socatArgv(port, target, this.#options);
       if (relay && sameArgv(relay.argv, argv)) continue;
       // Two that both say reuseaddr can hold one port, and the later gets the packets: never beside a stranger.
       if (holder !== undefined && (relay?.pid ?? null) === null) continue;
@@ -93,9 +102,8 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
   }
 
   async apply(step: SocatStep): Promise<void> {
-    const name = serviceOf(step.port);
-    if (step.kind === "stop") return this.#services.stop(name);
-    if (step.replaces) await this.#services.stop(name);
+    if (step.kind === "stop" || step.replaces) await this.#stop(step.port);
+    if (step.kind === "stop") return;
     if (await this.#listen(step)) return;
     await this.#freeOwn(step.port);
     if (await this.#listen(step)) return;
@@ -114,7 +122,15 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
       }
       await sleep(2);
     }
+    this.#traffic.listenerBegins(port, pid);
     return true;
+  }
+
+  async #stop(port: number): Promise<void> {
+    const name = serviceOf(port);
+    const { pid } = (await this.#services.list(name)).find((service) => service.name === name) ?? {};
+    if (pid) this.#traffic.listenerEnds(port, pid);
+    await this.#services.stop(name);
   }
 
   /**

@@ -36,8 +36,7 @@ export class DetachedServices implements Services {
     if (!this.#searched) this.#adoptUnrecorded();
     return this.#names(prefix).map((name) => {
       const record = this.#record(name);
-      const runs = record !== null && statOf(record.pid)?.startTime === record.startTime;
-      return { name, pid: runs ? record.pid : null, argv: runs ? argvOf(record.pid) : [] };
+      return runs(record) ? { name, pid: record.pid, argv: argvOf(record.pid) } : { name, pid: null, argv: [] };
     });
   }
 
@@ -58,7 +57,7 @@ export class DetachedServices implements Services {
 
   async stop(name: string): Promise<void> {
     const record = this.#record(name);
-    const led = record !== null && statOf(record.pid)?.startTime === record.startTime;
+    const led = runs(record);
     // Without its leader the group's number could be a stranger's by now: then each member is looked at.
     if (led) signal(-record.pid);
     else for (const pid of this.#members(name)) signal(pid);
@@ -98,16 +97,20 @@ export class DetachedServices implements Services {
     return allPids().filter((pid) => environmentOf(pid, MARKER) === this.#path(name));
   }
 
-  /** Once a run: an agent that died between starting a process and recording it left one without a record. */
+  /** Once a run: an agent that died between starting a process and recording it left one that no record names. */
   #adoptUnrecorded(): void {
     this.#searched = true;
     for (const pid of allPids()) {
       const stat = statOf(pid);
       if (stat?.group !== pid) continue;
       const name = markedName(pid, this.#dir);
-      if (name !== undefined && this.#record(name) === null) this.#save(name, { pid, startTime: stat.startTime });
+      if (name !== undefined && !runs(this.#record(name))) this.#save(name, { pid, startTime: stat.startTime });
     }
   }
+}
+
+function runs(record: Record_ | null): record is Record_ {
+  return record !== null && statOf(record.pid)?.startTime === record.startTime;
 }
 
 function markedName(pid: number, dir: string): string | undefined {

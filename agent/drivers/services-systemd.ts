@@ -11,6 +11,9 @@ const START_MS = 10_000;
  * The template of a socat relay, for the installer: `trunkline-relay@.service`. The instance is the port; what it
  * listens on and sends to is in a file the agent writes. SIGKILL, because a relay has nothing to finish and a closed
  * connection must stop at once; the whole control group, because each flow is a process of its own.
+ *
+ * Root without any capability, shut in, and not a user of its own: to see which sockets another user's process holds, the
+ * agent would need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, with which it could as well have everything.
  */
 export function relayTemplateUnit(stateDir: string): string {
   return `[Unit]
@@ -25,14 +28,23 @@ Restart=always
 RestartSec=1
 KillMode=control-group
 KillSignal=SIGKILL
-DynamicUser=yes
-AmbientCapabilities=CAP_NET_BIND_SERVICE
-CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+User=root
+CapabilityBoundingSet=
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
 PrivateTmp=yes
+PrivateDevices=yes
+InaccessiblePaths=${stateDir}
 RestrictAddressFamilies=AF_INET
+RestrictNamespaces=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~kill tkill tgkill pidfd_send_signal
 TasksMax=256
 `;
 }

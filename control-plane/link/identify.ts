@@ -16,13 +16,21 @@ export async function identify(
   nonce: string,
 ): Promise<Identified & { role?: string }> {
   const [host] = await ctx.ports.db.read
-    .select({ role: t.hosts.role, state: t.hosts.state, identity: t.hosts.identityPublicKey })
+    .select({
+      role: t.hosts.role,
+      identity: t.hosts.identityPublicKey,
+      state: t.hosts.state,
+      desiredRev: t.hosts.desiredRev,
+    })
     .from(t.hosts)
     .where(eq(t.hosts.id, hello.hostId));
   if (host === undefined) return { ok: false, why: "refused" };
   const key = await crypto.subtle.importKey("raw", fromBase64(host.identity), "Ed25519", false, ["verify"]);
   const bytes = helloSignedBytes({ nonce, hostId: hello.hostId, epoch: hello.epoch });
   if (!(await crypto.subtle.verify("Ed25519", key, fromBase64(hello.signature), bytes)))
+    return { ok: false, why: "refused" };
+  // A retired host is let in once more, to be told that it should hold nothing; then never again.
+  if (host.state === "retired" && hello.applied !== null && hello.applied.rev >= host.desiredRev)
     return { ok: false, why: "refused" };
   const join = await joinHost(ctx, hello);
   return join.joined

@@ -15,6 +15,13 @@ import { signIn, signInInput } from "../services/accounts/sign-in.ts";
 import { signOut } from "../services/accounts/sign-out.ts";
 import { certifyInput, certifyUser, getMe, getUser, listUsers } from "../services/accounts/users.ts";
 import { userView } from "../services/accounts/views.ts";
+import {
+  accountWhitelistInput,
+  accountWhitelistView,
+  deleteAccountWhitelist,
+  getAccountWhitelist,
+  putAccountWhitelist,
+} from "../services/accounts/whitelist.ts";
 import { instantView, pageQuery, pageView } from "../services/views.ts";
 import { creditInput, creditView, creditWallet } from "../services/wallet/credit.ts";
 import { listWalletEntries, readWallet, walletEntryView, walletView } from "../services/wallet/read.ts";
@@ -145,6 +152,32 @@ export const accountRoutes = new Hono<Env>()
     input("param", userParam),
     input("json", certifyInput),
     async (c) => c.json(await certifyUser(contextOf(c), c.req.valid("param").userId, c.req.valid("json"))),
+  )
+  .get(
+    "/users/:userId/whitelist",
+    route({ access: "users:read", summary: "The account's own whitelist", answer: accountWhitelistView }),
+    input("param", userParam),
+    async (c) => c.json(await getAccountWhitelist(contextOf(c), c.req.valid("param").userId)),
+  )
+  .put(
+    "/users/:userId/whitelist",
+    route({
+      access: "catalogue:write",
+      summary: "Give an account its own whitelist; it replaces those of its lines' service types",
+      answer: accountWhitelistView,
+    }),
+    input("param", userParam),
+    input("json", accountWhitelistInput),
+    async (c) => c.json(await putAccountWhitelist(contextOf(c), c.req.valid("param").userId, c.req.valid("json"))),
+  )
+  .delete(
+    "/users/:userId/whitelist",
+    route({ access: "catalogue:write", summary: "Take an account's own whitelist away", status: 204 }),
+    input("param", userParam),
+    async (c) => {
+      await deleteAccountWhitelist(contextOf(c), c.req.valid("param").userId);
+      return c.body(null, 204);
+    },
   )
   .post(
     "/users/:userId/credits",

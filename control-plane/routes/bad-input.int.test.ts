@@ -43,6 +43,9 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /users/:userId/wallet": { who: "admin" },
   "POST /users/:userId/certification": { who: "admin" },
   "POST /users/:userId/credits": { who: "admin" },
+  "GET /users/:userId/whitelist": { who: "admin" },
+  "PUT /users/:userId/whitelist": { who: "admin" },
+  "DELETE /users/:userId/whitelist": { who: "admin" },
   "GET /catalogue": { who: "owner" },
   "PUT /products/:productId": { who: "admin", makes: true },
   "PUT /regions/:regionId": { who: "admin", makes: true },
@@ -86,6 +89,10 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /hosts/:hostId/events": { who: "admin" },
   "PATCH /hosts/:hostId": { who: "admin" },
   "POST /hosts/:hostId/approve": { who: "admin" },
+  "POST /hosts/:hostId/drain": { who: "admin" },
+  "POST /hosts/:hostId/resume": { who: "admin" },
+  "POST /hosts/:hostId/retire": { who: "admin" },
+  "POST /hosts/:hostId/replace": { who: "admin" },
   "POST /pairs": { who: "admin" },
   "GET /pairs": { who: "admin" },
 };
@@ -335,6 +342,9 @@ test("every route that takes a body has a body here that it would take, so that 
 test("bad input, wherever it comes in: problem+json with a code of the list, and nothing is changed", async () => {
   let total = 0;
   let before = await dumpTables(h.ports);
+  // A dump that holds nothing would never change.
+  for (const table of ["users", "orders", "lines", "connections", "jobs", "audit_log", "hosts"])
+    expect([table, (before[table]?.length ?? 0) > 0]).toEqual([table, true]);
   const faults: string[] = [];
   for (const operation of operationsOf(h.app)) {
     const key = `${operation.method} ${operation.path}`;

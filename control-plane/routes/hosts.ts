@@ -10,8 +10,10 @@ import {
   enrolmentTokenView,
   listEnrolmentTokens,
 } from "../services/hosts/enrolment-tokens.ts";
+import { drainHost, resumeHost, retireHost } from "../services/hosts/life.ts";
 import { createPair, listPairs, pairInput } from "../services/hosts/pairs.ts";
 import { getHost, hostEventView, listHostEvents, listHosts } from "../services/hosts/read.ts";
+import { replaceHost, replaceHostInput } from "../services/hosts/replace.ts";
 import { approveHost, updateHost, updateHostInput } from "../services/hosts/update.ts";
 import { hostView, pairView } from "../services/hosts/views.ts";
 import { pageQuery, pageView } from "../services/views.ts";
@@ -87,6 +89,31 @@ export const hostRoutes = new Hono<Env>()
     route({ access: "hosts:write", summary: "Let an enrolled host in", answer: hostView }),
     input("param", hostParam),
     async (c) => c.json(await approveHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .post(
+    "/hosts/:hostId/drain",
+    route({ access: "hosts:write", summary: "No new connections or lines; the old ones finish", answer: hostView }),
+    input("param", hostParam),
+    async (c) => c.json(await drainHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .post(
+    "/hosts/:hostId/resume",
+    route({ access: "hosts:write", summary: "Take a draining host back", answer: hostView }),
+    input("param", hostParam),
+    async (c) => c.json(await resumeHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .post(
+    "/hosts/:hostId/retire",
+    route({ access: "hosts:write", summary: "Remove a host for good", answer: hostView }),
+    input("param", hostParam),
+    async (c) => c.json(await retireHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .post(
+    "/hosts/:hostId/replace",
+    route({ access: "hosts:write", summary: "A new machine takes over; answers the new host", answer: hostView }),
+    input("param", hostParam),
+    input("json", replaceHostInput),
+    async (c) => c.json(await replaceHost(contextOf(c), c.req.valid("param").hostId, c.req.valid("json"))),
   )
   .post(
     "/pairs",

@@ -8,6 +8,7 @@ import { type Harness, makeHarness, openHarness } from "../testing/harness.ts";
 import { note } from "../testing/note.ts";
 import { makeThings, pathOf, type Things, unknownId } from "../testing/route-table.ts";
 import { makeCustomer, makePerson, PASSWORD, type Person } from "../testing/world.ts";
+import type { Access } from "./define.ts";
 import { operationsOf } from "./openapi.ts";
 
 /** Who holds what, written down a second time on purpose: a change of the rules must be made twice to pass. */
@@ -32,6 +33,79 @@ const HOLDERS: Readonly<Record<Permission, string>> = {
   "catalogue:write": "admin",
   "hosts:write": "admin",
   "jobs:write": "admin",
+};
+
+/** What each route asks for, written down a second time too: the check at start-up knows only that it asks for something. */
+const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
+  public: [
+    "GET /agent/releases/:version/:file",
+    "GET /healthz",
+    "GET /install",
+    "GET /metrics",
+    "GET /openapi.json",
+    "GET /readyz",
+    "POST /sessions",
+  ],
+  "audit:read": ["GET /audit"],
+  "jobs:read": ["GET /jobs"],
+  "jobs:write": ["POST /jobs/:jobId/retry"],
+  "me:write": ["DELETE /sessions/current", "POST /me/password"],
+  "me:read": ["GET /me"],
+  "tokens:write": ["DELETE /api-tokens/:tokenId", "GET /api-tokens", "POST /api-tokens"],
+  "wallet:read": ["GET /wallet", "GET /wallet/entries"],
+  "users:write": ["POST /users"],
+  "users:read": ["GET /users", "GET /users/:userId", "GET /users/:userId/wallet", "GET /users/:userId/whitelist"],
+  "users:certify": ["POST /users/:userId/certification"],
+  "wallet:credit": ["POST /users/:userId/credits"],
+  "catalogue:read": ["GET /catalogue"],
+  "catalogue:write": [
+    "DELETE /users/:userId/whitelist",
+    "GET /service-types",
+    "PUT /products/:productId",
+    "PUT /products/:productId/regions/:regionId/price",
+    "PUT /regions/:regionId",
+    "PUT /service-types/:serviceTypeId",
+    "PUT /users/:userId/whitelist",
+  ],
+  "orders:write": [
+    "GET /quotes/:quoteId",
+    "POST /orders",
+    "POST /orders/:orderId/cancel",
+    "POST /orders/:orderId/pay",
+    "POST /quotes",
+  ],
+  "orders:read": ["GET /orders", "GET /orders/:orderId"],
+  "lines:read": ["GET /lines", "GET /lines/:lineId", "GET /lines/:lineId/connections"],
+  "lines:use": ["DELETE /lines/:lineId/tokens/:tokenId", "GET /lines/:lineId/tokens", "POST /lines/:lineId/tokens"],
+  "line-or-user": [
+    "DELETE /connections/:connectionId",
+    "GET /connections/:connectionId",
+    "GET /connections/:connectionId/configuration",
+    "GET /connections/:connectionId/configuration.conf",
+    "GET /connections/:connectionId/configuration.svg",
+    "POST /connections",
+  ],
+  "hosts:write": [
+    "GET /enrolment-tokens",
+    "PATCH /hosts/:hostId",
+    "POST /enrolment-tokens",
+    "POST /hosts/:hostId/approve",
+    "POST /hosts/:hostId/drain",
+    "POST /hosts/:hostId/replace",
+    "POST /hosts/:hostId/resume",
+    "POST /hosts/:hostId/retire",
+    "POST /pairs",
+  ],
+  "own-credential": ["GET /agent/captures/:captureId/data", "POST /agent/enrol", "PUT /agent/captures/:captureId/data"],
+  "hosts:read": ["GET /hosts", "GET /hosts/:hostId", "GET /hosts/:hostId/events", "GET /pairs"],
+  "diagnostics:run": [
+    "GET /captures",
+    "GET /captures/:captureId",
+    "GET /captures/:captureId/file",
+    "POST /captures/:captureId/stop",
+    "POST /lines/:lineId/captures",
+    "POST /lines/:lineId/pings",
+  ],
 };
 
 let h: Harness;
@@ -67,6 +141,16 @@ test("the roles hold exactly these permissions", () => {
     ]),
   );
   expect(actual).toEqual(HOLDERS);
+});
+
+test("every route asks for exactly this permission", () => {
+  const actual: Partial<Record<Access, string[]>> = {};
+  for (const { method, path, spec } of operationsOf(h.app)) {
+    actual[spec.access] ??= [];
+    actual[spec.access]?.push(`${method} ${path}`);
+  }
+  for (const routes of Object.values(actual)) routes.sort();
+  expect(actual).toEqual(ROUTES);
 });
 
 test("every role on every route: allowed or refused as the permissions say", async () => {

@@ -135,6 +135,8 @@ export async function makeThings(h: Harness): Promise<Things> {
       "POST /users": { name: "newcomer", password: "a good password" },
       "POST /users/:userId/certification": { state: "passed", reason: "seen the papers" },
       "POST /users/:userId/credits": { amountFen: 100, reason: "goodwill" },
+      "PUT /users/:userId/whitelist": { cidrs: ["203.0.113.0/24"] },
+      "POST /hosts/:hostId/replace": { byHostId: network.forwards[0] },
       "PUT /products/:productId": { name: "Golden", lineType: "golden" },
       "PUT /regions/:regionId": { name: "Dubai" },
       "PUT /products/:productId/regions/:regionId/price": { monthlyFen: 1 },

@@ -7,9 +7,8 @@ const AT_THE_DOOR = new Set(["rate_windows", "idempotency_keys"]);
 /** Every row of every table of ours, as text, so that two moments can be compared. */
 export async function dumpTables(ports: Ports): Promise<Record<string, string[]>> {
   const db = ports.db.read;
-  const tables = await db.all<{ name: string }>(
-    sql`SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE '\_\_%' ESCAPE '\\' ORDER BY name`,
-  );
+  const all = await db.all<{ name: string }>(sql`SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name`);
+  const tables = all.filter(({ name }) => !name.startsWith("sqlite_") && !name.startsWith("__"));
   const dump: Record<string, string[]> = {};
   for (const { name } of tables) {
     if (AT_THE_DOOR.has(name)) continue;

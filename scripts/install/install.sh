@@ -90,14 +90,21 @@ install_packages() {
   fi
   [ -n "$missing" ] || return 0
   say "installing packages:$missing"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get -q update </dev/null >/tmp/trunkline-apt.log 2>&1 || say "apt-get update failed; trying with the lists at hand"
+  # With the lists at hand first: a refresh is only needed where they are missing or name what the mirror has no more.
+  : >/tmp/trunkline-apt.log
   # shellcheck disable=SC2086  # a list of names
-  apt-get -q install -y --no-install-recommends $missing </dev/null >>/tmp/trunkline-apt.log 2>&1 || {
+  apt_install $missing || {
+    DEBIAN_FRONTEND=noninteractive apt-get -q update </dev/null >>/tmp/trunkline-apt.log 2>&1 &&
+      apt_install $missing
+  } || {
     tail -n 5 /tmp/trunkline-apt.log >&2
     die "the packages could not be installed; see /tmp/trunkline-apt.log, then run this again"
   }
   rm -f /tmp/trunkline-apt.log
+}
+
+apt_install() {
+  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" </dev/null >>/tmp/trunkline-apt.log 2>&1
 }
 
 sha_of() { printf '%s\n' "$FILES" | while read -r name sha; do [ "$name" = "$1" ] && echo "$sha"; done || :; }

@@ -25,7 +25,8 @@ export async function createContainerWorld(purpose: string): Promise<ContainerWo
   const lab = await createLab({ clients: 1, purpose });
   try {
     return await lab.explain(async () => {
-      const releases = join(lab.net.dir, "releases");
+      // In the folder of its host: of the lab, a host sees no other.
+      const releases = join(lab.cp.dir, "releases");
       const [forwardHost, exitHost, boardingHost, client] = [
         ...[lab.forwards, lab.exits, lab.boardings, lab.clients].map(([host]) => host as LabHost),
       ] as [LabHost, LabHost, LabHost, LabHost];

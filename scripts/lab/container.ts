@@ -76,11 +76,14 @@ export class Container {
     this.#init = await poll(() => findInit(pid), { what: `the container of ${this.host.name} to start` });
     // It outlives a killed nspawn.
     this.#lab.net.noteProcess(this.#init.pid);
-    await poll(async () => (await this.exec(["systemctl", "is-system-running"], { check: false })).stdout !== "", {
-      what: "its systemd to answer",
-    });
-    const { stdout } = await this.exec(["systemctl", "is-system-running", "--wait"], { check: false });
-    if (!/^(running|degraded)$/.test(stdout.trim())) throw new Error(`${this.host.name} came up ${stdout.trim()}`);
+    await poll(
+      async () => {
+        // Before its bus answers it says nothing, or "offline".
+        const { stdout } = await this.exec(["systemctl", "is-system-running"], { check: false });
+        return /^(running|degraded)$/.test(stdout.trim());
+      },
+      { what: `the systemd of ${this.host.name} to be up`, timeoutMs: 60_000, everyMs: 25 },
+    );
   }
 
   /** Shuts down as `reboot` does, gives the host an empty kernel at the same addresses, and boots from the same disk. */

@@ -90,7 +90,7 @@ test.each(SIDES)(
         if (parsed.kind === "unknown") expect(known.has(parsed.t)).toBe(false);
         if (parsed.kind === "bad") expect(parsed.reason.length).toBeLessThanOrEqual(120);
       }),
-      { seed: propertySeed(`${name} frames, random`), numRuns: 1500 },
+      { seed: propertySeed(`${name} frames, random`), numRuns: 500 },
     );
   },
 );
@@ -116,7 +116,7 @@ test.each(SIDES)(
           expect(["frame", "unknown", "bad"]).toContain(parse(mutated).kind);
         },
       ),
-      { seed: propertySeed(`${name} frames, mutated`), numRuns: 1500 },
+      { seed: propertySeed(`${name} frames, mutated`), numRuns: 500 },
     );
   },
 );

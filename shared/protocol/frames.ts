@@ -101,14 +101,28 @@ export const observationSchema = z.object({
     .max(16)
     .optional(),
   relays: z
-    .array(z.object({ item: z.string().max(64), flows: z.number().int(), bytes: z.number().optional() }))
+    .array(
+      z.object({
+        item: z.string().max(64),
+        flows: z.number().int(),
+        /** Both directions, all flows so far, the ended ones too: only ever grows. An item that has gone is named once more. */
+        bytes: z.number().optional(),
+      }),
+    )
     .max(10_000)
     .optional(),
   whitelist: z
     .array(z.object({ item: z.string().max(64), deniedPackets: z.number(), entries: z.number().int() }))
     .max(16)
     .optional(),
-  conntrack: z.object({ count: z.number().int(), max: z.number().int() }).optional(),
+  /** `drops`: flows refused or thrown out because the table was full, since boot. */
+  conntrack: z
+    .object({ count: z.number().int(), max: z.number().int(), drops: z.number().int().optional() })
+    .optional(),
+  /** Datagrams the kernel took and gave to nobody, since boot; `rcvbufErrors` are those a full socket buffer cost. */
+  udp: z
+    .object({ inErrors: z.number().int(), rcvbufErrors: z.number().int(), sndbufErrors: z.number().int() })
+    .optional(),
   load1: z.number().optional(),
   memoryUsedBytes: z.number().optional(),
 });

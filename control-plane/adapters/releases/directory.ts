@@ -71,7 +71,10 @@ export function directoryReleases(directory: string): Releases {
       const file = (await manifest(version))?.files.find((one) => one.name === name);
       if (file === undefined) return undefined;
       const handle = await open(runtimePath(name) ?? join(directory, version, name));
-      return { ...file, body: Readable.toWeb(handle.createReadStream()) as ReadableStream<Uint8Array> };
+      return {
+        ...file,
+        body: Readable.toWeb(handle.createReadStream({ highWaterMark: 1 << 20 })) as ReadableStream<Uint8Array>,
+      };
     },
   };
 }

@@ -142,6 +142,14 @@ export const lines = sqliteTable(
   ],
 );
 
+/** An account's own whitelist: replaces those of its lines' service types. */
+export const accountWhitelists = sqliteTable("account_whitelists", {
+  userId: id("usr")
+    .primaryKey()
+    .references(() => users.id),
+  cidrs: json<string[]>().notNull(),
+});
+
 export const PROVISION_STEPS = [
   "take_exit",
   "get_address",

@@ -24,6 +24,7 @@ import {
   stockCatalogue,
   systemOf,
 } from "../../testing/world.ts";
+import { deleteAccountWhitelist, putAccountWhitelist } from "../accounts/whitelist.ts";
 import { putServiceType } from "../catalogue/put.ts";
 import { closeConnection } from "../connections/close.ts";
 import { openConnection } from "../connections/open.ts";
@@ -32,7 +33,9 @@ import { creditWallet } from "../wallet/credit.ts";
 import { desiredState } from "./desired-state.ts";
 import { enrolHost } from "./enrol.ts";
 import { createEnrolmentToken } from "./enrolment-tokens.ts";
+import { drainHost, resumeHost, retireHost } from "./life.ts";
 import { createPair } from "./pairs.ts";
+import { replaceHost } from "./replace.ts";
 import { acknowledge, joinHost, leaveHost, observe } from "./report.ts";
 import { approveHost, updateHost } from "./update.ts";
 
@@ -82,6 +85,8 @@ type Command =
   | { do: "whitelist"; n: number }
   | { do: "enrol"; role: "boarding" | "forward" | "exit" }
   | { do: "report"; host: number; what: "join" | "leave" | "ack" | "observe" }
+  | { do: "life"; host: number; other: number; what: "drain" | "resume" | "retire" | "replace" }
+  | { do: "own whitelist"; n: number }
   | { do: "hosts up" };
 
 const PATCHES = {
@@ -127,6 +132,16 @@ const command: fc.Arbitrary<Command> = fc.oneof(
       what: fc.constantFrom("join" as const, "leave" as const, "ack" as const, "observe" as const),
     }),
   },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constant("life" as const),
+      host: n,
+      other: n,
+      what: fc.constantFrom("drain" as const, "resume" as const, "retire" as const, "replace" as const),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("own whitelist" as const), n }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("hosts up" as const) }) },
 );
 
@@ -174,6 +189,20 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
       });
   } else if (c.do === "whitelist") {
     await putServiceType(ctx, "TK-1", { name: "TK", cidrs: [`203.0.${c.n % 5}.0/24`], domains: [] });
+  } else if (c.do === "life") {
+    const host = pick(hosts, c.host);
+    const other = pick(
+      hosts.filter((one) => one.role === host?.role),
+      c.other,
+    );
+    if (host === undefined || other === undefined) return;
+    if (c.what === "drain") await drainHost(ctx, host.id);
+    else if (c.what === "resume") await resumeHost(ctx, host.id);
+    else if (c.what === "retire") await retireHost(ctx, host.id);
+    else await replaceHost(ctx, host.id, { byHostId: other.id });
+  } else if (c.do === "own whitelist") {
+    if (c.n % 3 === 0) await deleteAccountWhitelist(ctx, who.id);
+    else await putAccountWhitelist(ctx, who.id, { cidrs: [`198.51.${c.n % 5}.0/24`] });
   } else if (c.do === "enrol") {
     const { token } = await createEnrolmentToken(ctx, {
       role: c.role,

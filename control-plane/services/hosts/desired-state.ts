@@ -38,7 +38,7 @@ async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
     .orderBy(asc(t.pairs.id));
   return rows.flatMap(({ pair, forward }): StateItem[] => {
     const address = addressFrom(host, forward);
-    if (address === null) return [];
+    if (address === null || forward.state === "retired") return [];
     const listen = { from: pair.startPort, to: pair.startPort + pair.maxLoad - 1 };
     return [{ type: "relay", id: pair.id, listen, to: { address, port: "same" }, driver: host.relayDriver }];
   });
@@ -101,20 +101,22 @@ async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
       type: "whitelist",
       id: "whitelist",
       interface: TUNNEL.interface,
-      cidrs: on ? await allowedCidrs(db, line.id) : [],
+      cidrs: on ? await allowedCidrs(db, line) : [],
       domains: [],
       outInterface: host.outInterface,
     },
   ];
 }
 
-/** The union of the line's service types, each network once. */
-async function allowedCidrs(db: Db, lineId: Id<"lin">): Promise<string[]> {
+/** The account's own list when it has one, otherwise the union of the line's service types; each network once. */
+async function allowedCidrs(db: Db, line: typeof t.lines.$inferSelect): Promise<string[]> {
+  const [own] = await db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, line.userId));
+  if (own !== undefined) return [...new Set(own.cidrs)].sort();
   const rows = await db
     .select({ cidrs: t.serviceTypes.cidrs })
     .from(t.lineServiceTypes)
     .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
-    .where(eq(t.lineServiceTypes.lineId, lineId));
+    .where(eq(t.lineServiceTypes.lineId, line.id));
   return [...new Set(rows.flatMap((row) => row.cidrs))].sort();
 }
 

@@ -1,6 +1,6 @@
 import { asc, eq, sql } from "drizzle-orm";
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Harness, makeHarness, openHarness } from "../../testing/harness.ts";
@@ -17,9 +17,10 @@ import {
   type Person,
   stockCatalogue,
 } from "../../testing/world.ts";
+import { fulfilOrder } from "../orders/fulfil.ts";
 import { payOrder } from "../orders/pay.ts";
 import { getOrder } from "../orders/read.ts";
-import { MAX_TRIES } from "./provision.ts";
+import { MAX_TRIES, provisionLine } from "./provision.ts";
 import { getLine } from "./read.ts";
 
 async function paidOrder(who: Person, quantity = 1): Promise<Id<"ord">> {
@@ -222,4 +223,59 @@ test("a host that is draining, not approved or without an address is not taken",
   const orderId = await paidOrder(who, 2);
   await h.runJobs();
   expect((await linesOf(h, orderId)).map((line) => line.exitHostId).sort()).toEqual([good, null].sort());
+});
+
+test("asked again after a lost answer, the pool answers the exit it gave, and gives no second one", async () => {
+  const h = await makeHarness();
+  await stockCatalogue(h);
+  await enrolHosts(h, "exit", 3);
+  await hostsUp(h);
+  const who = await makeCustomer(h, "customer", MONTHLY_FEN);
+  const orderId = await paidOrder(who);
+  await fulfilOrder(who.ctx, orderId);
+  const [line] = await linesOf(h, orderId);
+  const ask = () => h.ports.cloud.takeExit({ lineId: line?.id as Id<"lin">, regionId: "uae-dubai" });
+  const first = await ask();
+  expect(await Promise.all([ask(), ask(), ask()])).toEqual([first, first, first]);
+  expect((await linesOf(h, orderId)).map((row) => ({ hostId: row.exitHostId }))).toEqual([first]);
+});
+
+test("a paid order is fulfilled once, however often its job runs, and an unpaid one never", async () => {
+  const h = await makeHarness();
+  await stockCatalogue(h);
+  const who = await makeCustomer(h, "customer", 9 * MONTHLY_FEN);
+  const unpaid = await orderLines(who);
+  await fulfilOrder(who.ctx, unpaid);
+  expect([await stateOf(h, unpaid), await linesOf(h, unpaid)]).toEqual(["pending", []]);
+  const paid = await paidOrder(who, 3);
+  await Promise.all([1, 2, 3].map(() => fulfilOrder(who.ctx, paid)));
+  expect(await linesOf(h, paid)).toHaveLength(3);
+});
+
+test("a worker that comes back late, after another went on, undoes nothing of what that one did", async () => {
+  const h = await makeHarness();
+  await stockCatalogue(h);
+  await enrolHosts(h, "exit", 1);
+  await hostsUp(h);
+  const who = await makeCustomer(h, "customer", MONTHLY_FEN);
+  const orderId = await paidOrder(who);
+  await fulfilOrder(who.ctx, orderId);
+  const [line] = await linesOf(h, orderId);
+  const lineId = line?.id as Id<"lin">;
+  const { cloud } = h.ports;
+  const late = Promise.withResolvers<"wait">();
+  h.ports.cloud = {
+    ...cloud,
+    takeExit() {
+      h.ports.cloud = cloud;
+      return late.promise;
+    },
+  };
+  const slow = provisionLine(who.ctx, lineId);
+  await vi.waitFor(() => expect(h.ports.cloud).toBe(cloud));
+  await provisionLine(who.ctx, lineId);
+  late.resolve("wait");
+  await slow;
+  const steps = await h.ports.db.read.select().from(t.provisionSteps);
+  expect(steps.find((step) => step.step === "take_exit")).toMatchObject({ state: "done", lastError: null });
 });

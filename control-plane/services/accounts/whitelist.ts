@@ -1,0 +1,62 @@
+import { and, eq, isNotNull } from "drizzle-orm";
+import { z } from "zod";
+import { AppError } from "../../../shared/errors.ts";
+import { type Id, idSchema } from "../../../shared/ids.ts";
+import { cidr4Schema } from "../../../shared/protocol/values.ts";
+import * as t from "../../db/schema/index.ts";
+import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
+import type { Context } from "../context.ts";
+
+export const accountWhitelistInput = z.object({ cidrs: z.array(cidr4Schema).max(10_000) });
+export const accountWhitelistView = z.object({ userId: idSchema("usr"), cidrs: z.array(z.string()) });
+
+/** An account's own whitelist, which replaces those of its lines' service types. Throws `not_found` when it has none. */
+export async function getAccountWhitelist(ctx: Context, userId: Id<"usr">) {
+  const [row] = await ctx.ports.db.read
+    .select()
+    .from(t.accountWhitelists)
+    .where(eq(t.accountWhitelists.userId, userId));
+  if (row === undefined) throw new AppError("not_found");
+  return { userId, cidrs: row.cidrs };
+}
+
+/** Sets it; the exits of all the account's lines follow. Throws `not_found` for an account that is no customer. */
+export async function putAccountWhitelist(
+  ctx: Context,
+  userId: Id<"usr">,
+  input: z.infer<typeof accountWhitelistInput>,
+) {
+  return transaction(ctx, async (tx) => {
+    const [user] = await tx.db.select().from(t.users).where(eq(t.users.id, userId));
+    if (user === undefined || user.role !== "customer") throw new AppError("not_found");
+    const [before] = await tx.db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId));
+    await tx.db
+      .insert(t.accountWhitelists)
+      .values({ userId, cidrs: input.cidrs })
+      .onConflictDoUpdate({ target: t.accountWhitelists.userId, set: { cidrs: input.cidrs } });
+    await touchExits(tx, userId);
+    await tx.audit("account_whitelist.put", userId, before?.cidrs ?? null, input.cidrs);
+    return { userId, cidrs: input.cidrs };
+  });
+}
+
+/** Takes it away: the lines' service types count again. Throws `not_found`. */
+export async function deleteAccountWhitelist(ctx: Context, userId: Id<"usr">): Promise<void> {
+  await transaction(ctx, async (tx) => {
+    const [before] = await tx.db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId));
+    expectOne(
+      await tx.db.delete(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId)),
+      new AppError("not_found"),
+    );
+    await touchExits(tx, userId);
+    await tx.audit("account_whitelist.delete", userId, before?.cidrs ?? null, null);
+  });
+}
+
+async function touchExits(tx: Transaction, userId: Id<"usr">): Promise<void> {
+  const rows = await tx.db
+    .select({ hostId: t.lines.exitHostId })
+    .from(t.lines)
+    .where(and(eq(t.lines.userId, userId), isNotNull(t.lines.exitHostId)));
+  await tx.touchHosts(rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId])));
+}
