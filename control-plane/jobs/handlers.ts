@@ -31,7 +31,13 @@ export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
     },
     maxAttempts: 20,
   },
-  "resource.expire": { run: (ctx, { resourceId }) => expireResource(ctx, resourceId).then(done), maxAttempts: 100 },
+  "resource.expire": {
+    async run(ctx, { resourceId }) {
+      const outcome = await expireResource(ctx, resourceId);
+      return typeof outcome === "object" ? { againInMs: outcome.endsInMs } : "done";
+    },
+    maxAttempts: 100,
+  },
   "capture.deadline": { run: (ctx, { captureId }) => failOverdueCapture(ctx, captureId).then(done), maxAttempts: 20 },
   "capture.expire": { run: (ctx, { captureId }) => deleteCapture(ctx, captureId).then(done), maxAttempts: 20 },
 };

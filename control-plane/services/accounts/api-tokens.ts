@@ -36,6 +36,8 @@ function view(row: typeof t.apiTokens.$inferSelect): z.infer<typeof apiTokenView
 export async function createApiToken(ctx: Context, input: z.infer<typeof createApiTokenInput>) {
   const user = requireUser(ctx);
   const { ports } = ctx;
+  // A token that made tokens could outlive its own end.
+  if (user.credential.startsWith("tok_")) throw new AppError("forbidden", "API tokens are made by a signed-in user.");
   const missing = input.scopes.filter((scope) => !user.permissions.has(scope));
   if (missing.length > 0) throw new AppError("forbidden", `You do not hold: ${missing.join(", ")}.`);
   const now = ports.clock.now();

@@ -1,4 +1,4 @@
-import { and, eq, gt, inArray, or } from "drizzle-orm";
+import { and, eq, gt, inArray, ne, or } from "drizzle-orm";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
@@ -18,7 +18,7 @@ export type Slot = { pair: typeof t.pairs.$inferSelect; port: number };
 export async function chooseSlot(
   ctx: Context,
   tx: Transaction,
-  sourceRegionId: string,
+  line: { id: Id<"lin">; sourceRegionId: string },
   exclude: ReadonlySet<Id<"hst">>,
 ): Promise<Slot> {
   const now = ctx.ports.clock.now();
@@ -29,7 +29,7 @@ export async function chooseSlot(
   const online = new Map(hosts.filter((host) => isOnline(host, now)).map((host) => [host.id, host]));
   const pairs = (await tx.db.select().from(t.pairs)).filter(
     (pair) =>
-      online.get(pair.boardingHostId)?.regionId === sourceRegionId &&
+      online.get(pair.boardingHostId)?.regionId === line.sourceRegionId &&
       online.has(pair.forwardHostId) &&
       !exclude.has(pair.forwardHostId),
   );
@@ -39,6 +39,7 @@ export async function chooseSlot(
     tx,
     pairs.map((pair) => pair.forwardHostId),
     now - ctx.ports.settings.portQuarantineMs,
+    line.id,
   );
   const byLoad = [...pairs].sort((a, b) => {
     const load = (pair: Slot["pair"]) => (taken.get(pair.forwardHostId)?.active ?? 0) / pair.maxLoad;
@@ -52,14 +53,18 @@ export async function chooseSlot(
 }
 
 /** Per forward host: how many connections are active, and which ports are in use or rest. */
-async function takenPorts(tx: Transaction, forwardIds: Id<"hst">[], restingSince: number) {
+async function takenPorts(tx: Transaction, forwardIds: Id<"hst">[], restingSince: number, lineId: Id<"lin">) {
   const rows = await tx.db
     .select({ host: t.connections.forwardHostId, port: t.connections.port, state: t.connections.state })
     .from(t.connections)
     .where(
       and(
         inArray(t.connections.forwardHostId, [...new Set(forwardIds)]),
-        or(eq(t.connections.state, "active"), gt(t.connections.closedAt, restingSince)),
+        or(
+          eq(t.connections.state, "active"),
+          // A port rests from other customers' late packets; the line that had it may have it again at once.
+          and(gt(t.connections.closedAt, restingSince), ne(t.connections.lineId, lineId)),
+        ),
       ),
     );
   const taken = new Map<string, { active: number; ports: Set<number> }>();

@@ -138,11 +138,26 @@ test("concurrent opens of one line leave one active connection, the newest, and 
 
 test("an open that finds no port leaves the line's older connection as it was", async () => {
   const h = await makeHarness({ settings: { portQuarantineMs: 60_000 } });
-  const { customer, lineIds } = await crowd(h, 1, 1);
-  const [lineId] = lineIds as [Id<"lin">];
+  const { customer, lineIds } = await crowd(h, 2, 1, 2);
+  const [lineId, other] = lineIds as [Id<"lin">, Id<"lin">];
   const first = await open(h, customer, lineId);
+  await open(h, customer, other);
+  const [row] = await activeOf(h, lineId);
+  // Its own forward host takes nothing new, and the other's only port is somebody else's.
+  await execute(h.ports, sql`UPDATE hosts SET state = 'draining' WHERE id = ${row?.forwardHostId}`);
   expect(await outcome(open(h, customer, lineId))).toBe("lines_busy");
   expect((await activeOf(h, lineId)).map((c) => c.id)).toEqual([first.id]);
+});
+
+test("a line may have its own port again at once, while it still rests from everyone else", async () => {
+  const h = await makeHarness({ settings: { portQuarantineMs: 60_000 } });
+  const { customer, lineIds } = await crowd(h, 2, 1);
+  const [lineId, other] = lineIds as [Id<"lin">, Id<"lin">];
+  const first = await open(h, customer, lineId);
+  const second = await open(h, customer, lineId);
+  expect(second.port).toBe(first.port);
+  await closeConnection(customer.ctx, second.id, 0);
+  expect(await outcome(open(h, customer, other))).toBe("lines_busy");
 });
 
 test("the least loaded forward host is taken, and none that is silent, draining or not approved", async () => {

@@ -124,7 +124,7 @@ async function insertConnection(
       const replaced = await endConnection(ctx, tx, lineId, moving === undefined ? "replaced" : "forward_silent");
       if (moving !== undefined && replaced?.id !== moving)
         throw new AppError("conflict", "A newer connection of the line was opened meanwhile.");
-      const { pair, port } = await chooseSlot(ctx, tx, found.line.sourceRegionId, exclude);
+      const { pair, port } = await chooseSlot(ctx, tx, found.line, exclude);
       await tx.db.update(t.pairs).set({ lastPort: port }).where(eq(t.pairs.id, pair.id));
       const revs = await tx.touchHosts([pair.forwardHostId, found.line.exitHostId]);
       const row: Connection = {

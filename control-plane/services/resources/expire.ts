@@ -6,19 +6,18 @@ import { endConnection } from "../connections/end.ts";
 import type { Context } from "../context.ts";
 
 /**
- * The end of a resource: powers it off. Reads it again first: when its end has moved, only a new job is armed for it. Hosts
+ * The end of a resource: powers it off. Reads it again first: when its end has moved (or the clock went back), it says how long is left, and the job comes again then. Hosts
  * drop the configuration within seconds, and enforce the end by themselves should the control plane be away.
  */
-export async function expireResource(ctx: Context, resourceId: Id<"res">): Promise<"expired" | "rearmed" | "ended"> {
+export async function expireResource(
+  ctx: Context,
+  resourceId: Id<"res">,
+): Promise<"expired" | "ended" | { endsInMs: number }> {
   const now = ctx.ports.clock.now();
   return transaction(ctx, async (tx) => {
     const [resource] = await tx.db.select().from(t.resources).where(eq(t.resources.id, resourceId));
     if (resource === undefined || resource.state !== "running") return "ended" as const;
-    if (resource.endsAt > now) {
-      const { endsAt } = resource;
-      await tx.job("resource.expire", { resourceId }, endsAt, `resource.expire/${resourceId}/${endsAt}`);
-      return "rearmed" as const;
-    }
+    if (resource.endsAt > now) return { endsInMs: resource.endsAt - now };
     await tx.db
       .update(t.resources)
       .set({ state: "expired" })
