@@ -6,6 +6,7 @@ import { LimitsDriver } from "./drivers/limits.ts";
 import { defaultInterface } from "./drivers/links.ts";
 import { RelayNftDriver } from "./drivers/relay-nft.ts";
 import { RelaySocatDriver } from "./drivers/relay-socat.ts";
+import { ResolverDriver } from "./drivers/resolver.ts";
 import { DetachedServices } from "./drivers/services-detached.ts";
 import { SystemdServices } from "./drivers/services-systemd.ts";
 import { type Uplink, UplinkDriver } from "./drivers/uplink.ts";
@@ -64,6 +65,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     }
   });
   const traffic = new RelayTraffic(exec, services, book);
+  const resolver = new ResolverDriver(exec, services, store.path("resolver"));
   const drivers = [
     new LimitsDriver(exec, log),
     new WhitelistDriver(exec, store),
@@ -75,6 +77,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       keyFile: store.wireguardKeyFile,
       publicKey: keys.wireguard?.publicKey ?? null,
     }),
+    resolver,
     new UplinkDriver(getUplink),
   ];
 
@@ -187,7 +190,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   });
   const watch = new Watch({
     clock,
-    look: () => observeHost({ exec, log, traffic }, reconciler.target?.items ?? []),
+    look: () => observeHost({ exec, log, traffic, resolver }, reconciler.target?.items ?? []),
     send: (frame) => shell.input({ type: "send", frame }),
     linked: () => session.phase === "linked",
   });

@@ -13,7 +13,7 @@ export const VERSION = typeof TRUNKLINE_VERSION === "string" ? TRUNKLINE_VERSION
 export function findCapabilities(path = process.env.PATH ?? ""): string[] {
   const folders = [...path.split(delimiter), "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
   const has = (program: string) => folders.some((folder) => folder !== "" && existsSync(join(folder, program)));
-  const found = ["nft", "socat", "wireguard-go", "conntrack", "tcpdump"].filter(has);
+  const found = ["nft", "socat", "wireguard-go", "conntrack", "tcpdump", "dnsmasq"].filter(has);
   if (existsSync("/sys/module/wireguard")) found.push("wireguard-kernel");
   if (existsSync("/run/systemd/system")) found.push("systemd");
   return found;

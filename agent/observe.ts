@@ -5,6 +5,7 @@ import type { StateItem } from "../shared/protocol/desired-state.ts";
 import type { Observation } from "../shared/protocol/frames.ts";
 import { rangesOf } from "./drivers/cidr.ts";
 import { itemsOf } from "./drivers/driver.ts";
+import type { ResolverDriver } from "./drivers/resolver.ts";
 import { deniedName, EXIT_TABLE } from "./drivers/whitelist-plan.ts";
 import { parseDump } from "./drivers/wireguard-dump.ts";
 import type { Exec } from "./exec.ts";
@@ -41,14 +42,16 @@ export interface HostEyes {
   exec: Exec;
   log: Log;
   traffic: RelayTraffic;
+  resolver?: ResolverDriver;
 }
 
 /** What the host sees now, for the items it has. A part that can't be read is left out and logged. */
-export async function observeHost({ exec, log, traffic }: HostEyes, items: readonly StateItem[]): Promise<Observation> {
+export async function observeHost(eyes: HostEyes, items: readonly StateItem[]): Promise<Observation> {
+  const { exec, log, traffic, resolver } = eyes;
   const [wireguard, relays, whitelist, conntrack, udp] = await Promise.all([
     part(log, "wireguard", () => seeTunnels(exec, items)),
     part(log, "relays", () => traffic.look(items)),
-    part(log, "whitelist", () => seeDenied(exec, items)),
+    part(log, "whitelist", () => seeDenied(exec, items, resolver)),
     part(log, "conntrack", () => seeConntrack(exec)),
     part(log, "udp", () => seeUdp(exec)),
   ]);
@@ -84,7 +87,7 @@ async function seeTunnels(exec: Exec, items: readonly StateItem[]) {
   return seen;
 }
 
-async function seeDenied(exec: Exec, items: readonly StateItem[]) {
+async function seeDenied(exec: Exec, items: readonly StateItem[], resolver: ResolverDriver | undefined) {
   const whitelists = itemsOf(items, "whitelist");
   if (whitelists.length === 0) return [];
   const { code, stdout } = await exec.run(["nft", "-j", "list", "counters", "table", "ip", EXIT_TABLE], {
@@ -93,11 +96,13 @@ async function seeDenied(exec: Exec, items: readonly StateItem[]) {
   if (code !== 0) return [];
   const entries = (JSON.parse(stdout) as { nftables: { counter?: { name: string; packets: number } }[] }).nftables;
   const denied = new Map(entries.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets] as const] : [])));
-  return whitelists.map((w) => ({
-    item: w.id,
-    deniedPackets: denied.get(deniedName(w.interface)) ?? 0,
-    entries: rangesOf(w.cidrs).length,
-  }));
+  const seen: NonNullable<Observation["whitelist"]> = [];
+  for (const item of whitelists) {
+    const names = resolver?.serves(item) ? await resolver.count(item.interface) : {};
+    const deniedPackets = denied.get(deniedName(item.interface)) ?? 0;
+    seen.push({ item: item.id, deniedPackets, entries: rangesOf(item.cidrs).length, ...names });
+  }
+  return seen;
 }
 
 async function seeConntrack(exec: Exec) {

@@ -57,24 +57,29 @@ export function allPids(): number[] {
     .map(Number);
 }
 
-/** Inodes of the sockets a process holds. */
-export function socketsOf(pid: number): Set<string> {
+/**
+ * Inodes of the sockets a process holds. Undefined when we may not look: a process that has capabilities we have not,
+ * which the hardened unit of the agent makes of a resolver.
+ */
+export function socketsOf(pid: number): Set<string> | undefined {
   const inodes = new Set<string>();
   try {
     for (const fd of readdirSync(`/proc/${pid}/fd`)) {
       const inode = /^socket:\[(\d+)\]$/.exec(linkOf(`/proc/${pid}/fd/${fd}`))?.[1];
       if (inode !== undefined) inodes.add(inode);
     }
-  } catch {
-    // gone
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EACCES") return undefined;
   }
   return inodes;
 }
 
+/** Empty for a descriptor that was closed meanwhile. Root may list another's descriptors, and yet not look at one: EACCES. */
 function linkOf(path: string): string {
   try {
     return readlinkSync(path);
-  } catch {
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EACCES") throw error;
     return "";
   }
 }
@@ -88,8 +93,11 @@ export function parseUdpListeners(text: string): { port: number; inode: string }
   });
 }
 
-/** True when the process has a UDP socket of its network namespace that takes packets for this port from anyone. */
+/**
+ * True when the process has a UDP socket of its network namespace that takes packets for this port from anyone; where
+ * we may not look into it, when anyone has.
+ */
 export function listensOnUdp(pid: number, port: number): boolean {
   const own = socketsOf(pid);
-  return parseUdpListeners(read(pid, "net/udp") ?? "").some((s) => s.port === port && own.has(s.inode));
+  return parseUdpListeners(read(pid, "net/udp") ?? "").some((s) => s.port === port && (own?.has(s.inode) ?? true));
 }

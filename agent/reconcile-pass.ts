@@ -58,10 +58,9 @@ export async function runPass(
     }
   }
   const left = new Map<string, Step>();
-  for (const driver of touched) {
-    if (context.superseded()) return "superseded";
-    for (const entry of await planOne(driver, items, context, outcome)) left.set(entry.key, entry.step);
-  }
+  if (context.superseded()) return "superseded";
+  const again = await Promise.all([...touched].map((driver) => planOne(driver, items, context, outcome)));
+  for (const entry of again.flat()) left.set(entry.key, entry.step);
   for (const { step, key } of tried) {
     const still = left.get(key);
     left.delete(key);
@@ -85,8 +84,9 @@ async function planAll(
   context: PassContext,
   outcome: PassOutcome,
 ): Promise<Planned[]> {
-  const all: Planned[] = [];
-  for (const driver of drivers) all.push(...(await planOne(driver, items, context, outcome)));
+  // At once: each looks by starting programs and waiting for them, and none changes anything.
+  const plans = await Promise.all(drivers.map((driver) => planOne(driver, items, context, outcome)));
+  const all = plans.flat();
   context.retries.keepOnly(new Set([...all.map((p) => p.key), ...drivers.map((d) => d.name)]));
   return all.sort((a, b) => a.step.order - b.step.order);
 }

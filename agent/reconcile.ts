@@ -156,7 +156,7 @@ export class Reconciler {
     for (const step of done) {
       if (step.cause === "expired")
         events.push({ at, kind: "expired_on_host", ...about(step), detail: cut(step.what) });
-      else if (this.#settledFor === target)
+      else if (step.cause === "differs" && this.#settledFor === target)
         events.push({ at, kind: "drift_repaired", ...about(step), detail: cut(step.what) });
     }
     for (const { step, error } of failed) events.push({ at, kind: "apply_failed", ...about(step), detail: cut(error) });

@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -68,4 +68,21 @@ test("a control plane hands out the newest release with its runtime, and no file
   ] as const)
     expect(await releases.open(version, name)).toBeUndefined();
   expect(await directoryReleases(join(dir, "nothing")).latest()).toBeUndefined();
+});
+
+test("a file that is asked for and not read, or read in part, is not kept open", async () => {
+  const out = join(dir, "one");
+  const { manifest } = await buildAgent({ out });
+  const releases = directoryReleases(out);
+  const openFiles = () => readdirSync("/proc/self/fd").length;
+  const take = () => releases.open(manifest.version, `node-linux-${process.arch}`);
+  await take(); // hashed now, and not while we count
+  const before = openFiles();
+  for (let i = 0; i < 20; i++) await take();
+  for (let i = 0; i < 5; i++) {
+    const reader = (await take())?.body.getReader();
+    await reader?.read();
+    await reader?.cancel();
+  }
+  await expect.poll(openFiles).toBeLessThanOrEqual(before);
 });

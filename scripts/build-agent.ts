@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import type { Plugin } from "esbuild";
+import type { OutputFile, Plugin } from "esbuild";
 import { DEFAULT_STATE_DIR } from "../agent/config.ts";
 import { relayTemplateUnit } from "../agent/drivers/services-systemd.ts";
 import { STATE_SCHEMA } from "../agent/state-schema.ts";
@@ -14,7 +14,6 @@ const HELP = `Bundles the agent into one file, for the control plane to hand out
   npm run build:agent -- --out DIR       into DIR/<version>/
   npm run build:agent -- --version V     say another version than package.json's
   npm run build:agent -- --entry FILE    another entry (tests of upgrades)
-  npm run build:agent -- --optional      where esbuild is not installed, leave things as they are
 `;
 const ROOT = resolve(import.meta.dirname, "..");
 /** Goes out beside the bundle: what the installer puts on a host, and the installer itself. */
@@ -40,7 +39,8 @@ export async function buildAgent(options: BuildOptions = {}): Promise<{ dir: str
   rmSync(draft, { recursive: true, force: true });
   mkdirSync(draft, { recursive: true });
   try {
-    await bundle(options.entry ?? "agent/main.ts", version, join(draft, "agent.mjs"));
+    for (const { path, contents } of await bundle(options.entry ?? "agent/main.ts", version))
+      writeFileSync(join(draft, basename(path)), contents);
     for (const name of BESIDE) copyFileSync(join(ROOT, "scripts/install", name), join(draft, name));
     writeFileSync(join(draft, RELAY_UNIT), relayTemplateUnit(DEFAULT_STATE_DIR));
     const files = ["agent.mjs", "agent.mjs.map", ...BESIDE, RELAY_UNIT].map((name) => {
@@ -57,12 +57,14 @@ export async function buildAgent(options: BuildOptions = {}): Promise<{ dir: str
   }
 }
 
-async function bundle(entry: string, version: string, outfile: string): Promise<void> {
+async function bundle(entry: string, version: string): Promise<OutputFile[]> {
   const { build } = await import("esbuild");
-  await build({
+  const { outputFiles } = await build({
     absWorkingDir: ROOT,
     entryPoints: [entry],
-    outfile,
+    // Always as if here, and written by us: the map names its sources from where it lies.
+    outfile: join(ROOT, "dist/agent/agent.mjs"),
+    write: false,
     bundle: true,
     platform: "node",
     format: "esm",
@@ -82,6 +84,7 @@ async function bundle(entry: string, version: string, outfile: string): Promise<
     },
     logLevel: "warning",
   });
+  return outputFiles;
 }
 
 const onlyEnglish: Plugin = {
@@ -105,22 +108,16 @@ async function main(argv: string[]): Promise<number> {
       out: { type: "string" },
       version: { type: "string" },
       entry: { type: "string" },
-      optional: { type: "boolean", default: false },
     },
   });
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
   }
-  try {
-    const { dir, manifest } = await buildAgent(values as BuildOptions);
-    const { size = 0, sha256 } = manifest.files[0] ?? {};
-    process.stdout.write(`agent ${manifest.version}: ${Math.round(size / 1024)} kB, sha256 ${sha256}\n${dir}\n`);
-    return 0;
-  } catch (error) {
-    if (values.optional && (error as NodeJS.ErrnoException).code === "ERR_MODULE_NOT_FOUND") return 0;
-    throw error;
-  }
+  const { dir, manifest } = await buildAgent(values as BuildOptions);
+  const { size = 0, sha256 } = manifest.files[0] ?? {};
+  process.stdout.write(`agent ${manifest.version}: ${Math.round(size / 1024)} kB, sha256 ${sha256}\n${dir}\n`);
+  return 0;
 }
 
 if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

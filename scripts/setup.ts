@@ -16,6 +16,7 @@ export const NEEDED: readonly { program: string; package: string }[] = [
   { program: "tcpdump", package: "tcpdump" },
   { program: "conntrack", package: "conntrack" },
   { program: "nft", package: "nftables" },
+  { program: "dnsmasq", package: "dnsmasq-base" },
   { program: "ping", package: "iputils-ping" },
   { program: "ip", package: "iproute2" },
   { program: "iperf3", package: "iperf3" },

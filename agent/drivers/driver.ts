@@ -9,13 +9,13 @@ export interface Step {
   readonly items: readonly string[];
   /** One sentence for logs and for the operator: what differs. */
   readonly what: string;
-  /** `expired`: a peer's time ran out, which is no drift. */
-  readonly cause: "differs" | "expired";
+  /** `expired`: a peer's time ran out; `routine`: what time brings, such as an address to renew. Neither is drift. */
+  readonly cause: "differs" | "expired" | "routine";
   readonly order: number;
 }
 
 /** Steps in {@link Step.order}; smaller runs first. */
-export const ORDER = { guard: 10, relay: 20, tunnel: 30, unguard: 90 } as const;
+export const ORDER = { guard: 10, relay: 20, tunnel: 30, resolver: 40, unguard: 90 } as const;
 
 export interface Plan<S extends Step = Step> {
   readonly steps: readonly S[];

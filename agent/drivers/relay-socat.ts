@@ -58,7 +58,7 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
     const held = Map.groupBy(parseUdpListeners(stdout), (socket) => socket.port);
     for (const service of services) {
       const port = portOf(service.name);
-      const own = service.pid === null ? new Set<string>() : socketsOf(service.pid);
+      const own = (service.pid === null ? undefined : socketsOf(service.pid)) ?? new Set<string>();
       seen.relays.set(port, service);
       if (held.get(port)?.every((s) => own.has(s.inode))) held.delete(port);
     }

@@ -40,9 +40,9 @@ export class DetachedServices implements Services {
     });
   }
 
-  async start({ name, argv }: ServiceSpec): Promise<number> {
+  async start({ name, argv, via = [] }: ServiceSpec): Promise<number> {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    const pid = await this.#exec.detach(argv, { [MARKER]: this.#path(name) });
+    const pid = await this.#exec.detach([...via, ...argv], { [MARKER]: this.#path(name) });
     const stat = statOf(pid);
     if (stat) this.#save(name, { pid, startTime: stat.startTime });
     // Until the program has been loaded the process still is what started it.

@@ -28,6 +28,7 @@ Restart=always
 RestartSec=1
 KillMode=control-group
 KillSignal=SIGKILL
+SuccessExitStatus=SIGKILL
 User=root
 CapabilityBoundingSet=
 NoNewPrivileges=yes
@@ -82,7 +83,7 @@ export class SystemdServices implements Services {
     });
   }
 
-  async start({ name, argv }: ServiceSpec): Promise<number> {
+  async start({ name, argv, via = [] }: ServiceSpec): Promise<number> {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     const unit = unitOf(name);
     const [, , idle = "", listen = "", target = ""] = argv;
@@ -93,9 +94,15 @@ export class SystemdServices implements Services {
     await this.#exec.run(["systemctl", "reset-failed", unit], { okCodes: [0, 1, 5] });
     if (relay) await this.#exec.run(["systemctl", "start", unit]);
     else {
-      const properties = ["Restart=always", "RestartSec=1", "KillSignal=SIGKILL", "Description=Trunkline service"];
+      const properties = [
+        "Restart=always",
+        "RestartSec=1",
+        "KillSignal=SIGKILL",
+        "SuccessExitStatus=SIGKILL",
+        "Description=Trunkline service",
+      ];
       const set = properties.map((property) => `--property=${property}`);
-      await this.#exec.run(["systemd-run", "--quiet", "--collect", `--unit=${unit}`, ...set, "--", ...argv]);
+      await this.#exec.run(["systemd-run", "--quiet", "--collect", `--unit=${unit}`, ...set, "--", ...via, ...argv]);
     }
     const before = performance.now() + START_MS;
     for (;;) {

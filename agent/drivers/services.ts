@@ -9,6 +9,8 @@ export interface ServiceSpec {
   /** Letters, digits, dash; unique on the host: `relay-40000`. */
   name: string;
   argv: readonly string[];
+  /** What starts it in its own process, in front of the argv: `setpriv … --`. */
+  via?: readonly string[];
 }
 
 export interface SeenService {

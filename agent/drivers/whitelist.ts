@@ -4,7 +4,8 @@ import { mergeRanges, type Range, readRanges, sameRanges } from "./cidr.ts";
 import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
 import { defaultInterface } from "./links.ts";
 import { type FingerprintStore, forwarding, NftTable } from "./nft.ts";
-import { EXIT_TABLE, exitRuleset, fillSet, type Guard, guardsOf, setName } from "./whitelist-plan.ts";
+import { addAddresses, readAddresses } from "./resolver-set.ts";
+import { EXIT_TABLE, exitRuleset, fillSet, type Guard, guardsOf, namesSet, setName } from "./whitelist-plan.ts";
 
 export interface WhitelistSeen {
   defaultInterface: string | undefined;
@@ -22,8 +23,9 @@ export type WhitelistStep = Step &
   );
 
 /**
- * What may leave the tunnels. A tunnel that has no whitelist item is guarded too, and nothing leaves it. Domain names
- * are not enforced by this version: an item's `domains` open nothing, which is the safe side.
+ * What may leave the tunnels. A tunnel that has no whitelist item is guarded too, and nothing leaves it. Which
+ * addresses listed names stand for is the resolver driver's; this one makes the set they are in, and keeps it when the
+ * rules around it are replaced.
  */
 export class WhitelistDriver implements Driver<WhitelistSeen, WhitelistStep> {
   readonly name = "whitelist";
@@ -33,7 +35,7 @@ export class WhitelistDriver implements Driver<WhitelistSeen, WhitelistStep> {
 
   constructor(exec: Exec, store: FingerprintStore) {
     this.#exec = exec;
-    this.#table = new NftTable(EXIT_TABLE, exec, store, (set) => set.startsWith("wl4_"));
+    this.#table = new NftTable(EXIT_TABLE, exec, store, (set) => /^(wl4|dom4)_/.test(set));
   }
 
   async observe(items: readonly StateItem[]): Promise<WhitelistSeen> {
@@ -41,7 +43,8 @@ export class WhitelistDriver implements Driver<WhitelistSeen, WhitelistStep> {
     const out = await defaultInterface(this.#exec);
     const { guards } = guardsOf(items, out);
     const sets = new Map<string, Range[]>();
-    for (const [name, elements] of listing?.elements ?? []) sets.set(name, mergeRanges(readRanges(elements)));
+    for (const [name, elements] of listing?.elements ?? [])
+      if (name.startsWith("wl4_")) sets.set(name, mergeRanges(readRanges(elements)));
     return {
       defaultInterface: out,
       sets: listing && sets,
@@ -87,7 +90,16 @@ export class WhitelistDriver implements Driver<WhitelistSeen, WhitelistStep> {
       case "replace": {
         const text = exitRuleset(step.guards);
         const filled = step.guards.map((g) => fillSet(g.tunnel, g.ranges)).join("");
-        return this.#table.replace(text, text + filled);
+        const kept = new Map<string, string[]>();
+        for (const [name, elements] of (await this.#table.list())?.elements ?? [])
+          if (name.startsWith("dom4_"))
+            kept.set(
+              name,
+              readAddresses(elements).map(({ address }) => address),
+            );
+        const names = step.guards.filter((g) => g.names).map((g) => namesSet(g.tunnel));
+        const known = names.map((name) => addAddresses(name, kept.get(name) ?? [])).join("");
+        return this.#table.replace(text, text + filled + known);
       }
       case "fill":
         // Emptied and filled in one transaction: faster than a difference of intervals, and as atomic.

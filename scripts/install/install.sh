@@ -140,6 +140,8 @@ fetch_release() {
     ln -sfn "versions/$VERSION" "$OPT/current.new"
     mv -fT "$OPT/current.new" "$OPT/current"
   fi
+  # Whole again: what earlier versions left is of no use to anyone.
+  for old in "$OPT"/versions/*; do [ "$old" = "$OPT/versions/$VERSION" ] || rm -rf "$old"; done
 }
 
 install_units() {
@@ -213,7 +215,8 @@ uninstall_agent() {
   rm -rf "$OPT" "$STATE" /etc/trunkline
   systemctl daemon-reload
   systemctl reset-failed "$UNIT" 2>/dev/null || :
-  say "removed. Packages stay, and so does net.ipv4.ip_forward until the next boot. Retire the host in the console."
+  say "removed. Packages stay, and until the next boot the kernel's settings (ip_forward, sizes of buffers and conntrack)."
+  say "Retire the host in the console."
 }
 
 main "$@"

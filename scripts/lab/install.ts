@@ -59,19 +59,18 @@ export interface Footprint {
   tables: string[];
 }
 
-/** Paths that change without us: logs, caches, the package manager's own books. Packages' files are left out by dpkg -L. */
+/** Paths that change without us: logs, caches, the package manager's own books. */
 const NOT_OURS = /^\/(var\/(log|cache|tmp)|var\/lib\/(dpkg|apt|systemd)|tmp|etc\/(\.pwd\.lock|ld\.so\.cache))(\/|$)/;
 
-/** Takes stock of a container. Files of packages the installer may bring are not counted: they are to stay. */
+/** Takes stock of a container. The files of the one package that the installer brings are not counted: they are to stay. */
 export async function footprint(container: Container): Promise<Footprint> {
   const lines = async (...argv: string[]) =>
     (await container.exec(argv, { check: false })).stdout.split("\n").filter((line) => line.trim() !== "");
-  const packaged = new Set(await lines("dpkg", "-L", "conntrack"));
   const files = await lines("find", "/etc", "/opt", "/usr", "/var", "/root", "/home", "-xdev");
   const units = await lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "trunkline*");
   const links = JSON.parse((await container.exec(["ip", "-j", "link"])).stdout) as { ifname: string }[];
   return {
-    files: files.filter((file) => !NOT_OURS.test(file) && !packaged.has(file)).sort(),
+    files: files.filter((file) => !NOT_OURS.test(file) && !file.includes("conntrack")).sort(),
     units: units.map((line) => line.split(" ")[0] ?? "").filter((unit) => !unit.endsWith(".slice")),
     processes: (await lines("ps", "-eo", "comm=")).filter((name) =>
       /^(node|MainThread|wireguard|socat|dnsmasq)/.test(name),

@@ -1,6 +1,14 @@
 import { z } from "zod";
 import { canonicalSha256, signedBytes } from "../canonical.ts";
-import { cidr4Schema, ifAddress4Schema, interfaceSchema, ipv4Schema, key32Schema, portSchema } from "./values.ts";
+import {
+  cidr4Schema,
+  domainSchema,
+  ifAddress4Schema,
+  interfaceSchema,
+  ipv4Schema,
+  key32Schema,
+  portSchema,
+} from "./values.ts";
 
 /**
  * Desired state: what a host's kernel should hold. A whole list each time, never a delta; what is not in it is removed.
@@ -37,13 +45,18 @@ export const wireguardItemSchema = z.object({
   peers: z.array(wireguardPeerSchema).max(1024),
 });
 
-/** What may leave the tunnel. `outInterface` null means the interface of the host's default route. */
+/**
+ * What may leave the tunnel. `outInterface` null means the interface of the host's default route. Where there are
+ * `domains`, all DNS from the tunnel goes to the exit's own resolver, which knows these names only. `resolvers` are
+ * whom it asks; without them, those of the host's own resolv.conf.
+ */
 export const whitelistItemSchema = z.object({
   type: z.literal("whitelist"),
   id: itemId,
   interface: interfaceSchema,
   cidrs: z.array(cidr4Schema).max(20_000),
-  domains: z.array(z.string().min(1).max(253)).max(20_000),
+  domains: z.array(domainSchema).max(20_000),
+  resolvers: z.array(ipv4Schema).min(1).max(8).optional(),
   outInterface: interfaceSchema.nullable(),
 });
 

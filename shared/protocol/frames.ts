@@ -112,7 +112,16 @@ export const observationSchema = z.object({
     .max(10_000)
     .optional(),
   whitelist: z
-    .array(z.object({ item: z.string().max(64), deniedPackets: z.number(), entries: z.number().int() }))
+    .array(
+      z.object({
+        item: z.string().max(64),
+        deniedPackets: z.number(),
+        entries: z.number().int(),
+        /** Addresses that listed names now stand for, and questions for names that are not listed, so far. */
+        addresses: z.number().int().optional(),
+        deniedNames: z.number().int().optional(),
+      }),
+    )
     .max(16)
     .optional(),
   /** `drops`: flows refused or thrown out because the table was full, since boot. */

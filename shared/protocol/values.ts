@@ -46,6 +46,41 @@ export const signatureSchema = z.string().regex(/^[A-Za-z0-9+/]{85}[AQgw]==$/, "
 
 export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, "must be a SHA-256 in lower-case hex");
 
+const DOMAIN =
+  /^(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?![0-9]+$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])$/;
+
+/**
+ * A name of a whitelist. `example.com` is that name alone; `*.example.com` is every name below it, at any depth, and
+ * not itself. Lower case ASCII without a dot at the end, names of other scripts in their `xn--` form: see
+ * {@link normaliseDomain} for what people type.
+ */
+export const domainSchema = z
+  .string()
+  .max(253)
+  .regex(DOMAIN, "must be a host name such as example.com, or *.example.com for all names below it")
+  .meta({ examples: ["example.com", "*.example.com"] });
+
+/** What people type as a {@link domainSchema}: case, a dot at the end and other scripts are taken care of. Undefined when it is no name. */
+export function normaliseDomain(text: string): string | undefined {
+  const [, star = "", rest = ""] = /^(\*\.)?(.*?)\.?$/.exec(text.trim()) ?? [];
+  // Anything a URL gives a meaning of its own would be cut off or decoded, not refused.
+  if (rest === "" || /[\s/?#@:%\\[\]]/.test(rest)) return undefined;
+  try {
+    const name = star + new URL(`http://${rest}/`).hostname;
+    return domainSchema.safeParse(name).success ? name : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** True when a name (lower case, no dot at the end) is among the listed ones. */
+export function isListedDomain(listed: ReadonlySet<string>, name: string): boolean {
+  if (listed.has(name)) return true;
+  for (let dot = name.indexOf("."); dot >= 0; dot = name.indexOf(".", dot + 1))
+    if (listed.has(`*${name.slice(dot)}`)) return true;
+  return false;
+}
+
 /** The two ends of an IPv4 network as unsigned numbers, or undefined when the text is not one. */
 export function parseCidr4(text: string): { first: number; last: number } | undefined {
   const [address, length, more] = text.split("/");

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { open, readdir, readFile, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { Readable } from "node:stream";
+import { ReadableStream as NodeStream } from "node:stream/web";
 import {
   compareVersions,
   type ReleaseFile,
@@ -70,17 +70,19 @@ export function directoryReleases(directory: string): Releases {
     async open(version, name) {
       const file = (await manifest(version))?.files.find((one) => one.name === name);
       if (file === undefined) return undefined;
-      const handle = await open(runtimePath(name) ?? join(directory, version, name));
-      return {
-        ...file,
-        body: Readable.toWeb(handle.createReadStream({ highWaterMark: 1 << 20 })) as ReadableStream<Uint8Array>,
-      };
+      const path = runtimePath(name) ?? join(directory, version, name);
+      return { ...file, body: NodeStream.from(read(path)) as unknown as ReadableStream<Uint8Array> };
     },
   };
 }
 
+/** Opens the file when the first chunk is asked for: a HEAD request asks for none, and nobody would close it. */
+async function* read(path: string): AsyncGenerator<Uint8Array> {
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
+}
+
 async function sha256Of(path: string): Promise<string> {
   const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
+  for await (const chunk of read(path)) hash.update(chunk);
   return hash.digest("hex");
 }
