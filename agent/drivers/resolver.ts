@@ -31,7 +31,8 @@ export type ResolverStep = Step & { tunnel: string } & (
     | { kind: "renew"; remove: string[]; add: string[] }
   );
 
-const START_MS = 5000;
+/** Twenty thousand names take it 5 s. */
+const START_MS = 30_000;
 const DOUBT_MS = 1000;
 
 /**

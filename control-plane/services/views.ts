@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { cidr4Schema, normaliseDomain } from "../../shared/protocol/values.ts";
 
 /** Time in JSON: ISO 8601, UTC. */
 export const instantView = z.iso.datetime();
@@ -38,3 +39,20 @@ export const nameSchema = z
 export const slugSchema = z
   .string()
   .regex(/^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$/, "must be lower-case letters, digits and dashes");
+
+/** A name as an operator types it, in the one form that hosts take: `example.com`, or `*.example.com` for all below it. */
+const domainInput = z
+  .string()
+  .max(300)
+  .transform((text, ctx) => {
+    const name = normaliseDomain(text);
+    if (name !== undefined) return name;
+    ctx.addIssue({ code: "custom", message: "must be a name such as example.com or *.example.com" });
+    return z.NEVER;
+  });
+
+/** What a whitelist holds: networks and names. */
+export const whitelistInput = {
+  cidrs: z.array(cidr4Schema).max(10_000),
+  domains: z.array(domainInput).max(10_000).default([]),
+};

@@ -1,4 +1,4 @@
-import { and, eq, inArray, sql } from "drizzle-orm";
+import { and, eq, inArray, ne, sql } from "drizzle-orm";
 import { toBase64 } from "../../shared/canonical.ts";
 import type { Id } from "../../shared/ids.ts";
 import type { EnrolRequest, HostRole } from "../../shared/protocol/enrolment.ts";
@@ -149,7 +149,14 @@ export async function hostsUp(h: Harness, ids?: readonly Id<"hst">[]): Promise<v
         appliedResults: [],
         appliedAt: h.clock.now(),
       })
-      .where(and(eq(t.hosts.approved, true), ids === undefined ? undefined : inArray(t.hosts.id, [...ids]))),
+      .where(
+        and(
+          eq(t.hosts.approved, true),
+          // Nothing a host reports brings it back from retirement.
+          ne(t.hosts.state, "retired"),
+          ids === undefined ? undefined : inArray(t.hosts.id, [...ids]),
+        ),
+      ),
   );
 }
 

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,6 +11,7 @@ import { poll } from "../lab/poll.ts";
 import { exec, spawn, stopChild } from "../lab/process.ts";
 import { freePort } from "../sqld.ts";
 import type { Numbers } from "./arguments.ts";
+import { buildRelease, type Release } from "./release.ts";
 import type { Report } from "./report.ts";
 import { median } from "./statistics.ts";
 import { cpuSeconds, residentBytes } from "./usage.ts";
@@ -19,48 +20,33 @@ const MB = 1024 * 1024;
 /** Mappings a forward host holds while its connections come and go. */
 const HELD = 50;
 
-/** Memory, CPU and start of the agent (its release when there is one) and the control plane; size of the edge bundle. */
+/** Memory, CPU and start of the agent, bundled as hosts run it, and the control plane; size of the edge bundle. */
 export async function run(report: Report, numbers: Numbers): Promise<void> {
   const { changes = 1000, seconds = 60, rounds = 5 } = numbers;
-  const release = newestRelease();
-  report.progress(`the agent is ${release ?? "agent/main.ts from source: no release, see npm run build:agent"}`);
+  const release = await buildRelease();
   const lab = await NetLab.open("bench footprint");
   try {
     const ns = await lab.namespace("forward");
-    await agentFigures(report, ns, release ?? join(ROOT, "agent/main.ts"), { changes, seconds, rounds });
+    await agentFigures(report, ns, release, { changes, seconds, rounds });
   } finally {
     await lab.close();
+    release.remove();
   }
   await controlPlaneFigures(report, rounds);
   await edgeFigure(report);
 }
 
-/** What hosts really run: the newest bundle of `npm run build:agent`. */
-function newestRelease(): string | undefined {
-  const dir = join(ROOT, "dist/agent");
-  const versions = existsSync(dir) ? readdirSync(dir).filter((name) => existsSync(join(dir, name, "agent.mjs"))) : [];
-  const newest = versions.sort((a, b) => a.localeCompare(b, "en", { numeric: true })).at(-1);
-  return newest === undefined ? undefined : join(dir, newest, "agent.mjs");
-}
-
-/** The flags of node that the unit on a host starts the agent with. */
-function nodeFlags(): string[] {
-  const unit = readFileSync(join(ROOT, "scripts/install/trunkline-agent.service"), "utf8");
-  const command = /^ExecStart=(.*)$/m.exec(unit)?.[1]?.split(/\s+/) ?? [];
-  return command.slice(1).filter((word) => word.startsWith("--"));
-}
-
 async function agentFigures(
   report: Report,
   ns: Namespace,
-  program: string,
+  release: Release,
   { changes, seconds, rounds }: { changes: number; seconds: number; rounds: number },
 ): Promise<void> {
   const agent = await AgentInNamespace.create(ns, "forward");
   const { plane } = agent;
   const where = ["--config", join(ns.dir, "agent.json"), "--state-dir", agent.stateDir];
   const env = { PATH: process.env.PATH ?? "" };
-  const argv = [process.execPath, ...nodeFlags(), program, "run", ...where];
+  const argv = [process.execPath, ...release.argv, "run", ...where];
   const start = () => ns.spawn(argv, { bareEnv: env, cwd: ROOT, logFile: agent.logFile });
   try {
     report.progress(`starts: agent to its first ack, and node alone to its end, ${rounds} times each`);

@@ -14,6 +14,7 @@ import {
 } from "../lab/stage.ts";
 import type { Numbers } from "./arguments.ts";
 import { needOpenSsh, type OldWay, startOldWay } from "./old-way.ts";
+import { buildRelease, type Release } from "./release.ts";
 import type { Report } from "./report.ts";
 import { median, percentile } from "./statistics.ts";
 
@@ -28,14 +29,16 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
   const { rounds = 20 } = numbers;
   needOpenSsh();
   report.progress("a lab with a control plane, three agents, a line; two sshd");
+  const release = await buildRelease();
   await using lab = await createLab({ purpose: "bench push", clients: 0 });
+  lab.onClose(async () => release.remove());
   await lab.explain(async () => {
     const [boarding, forward, exit] = [lab.boardings[0], lab.forwards[0], lab.exits[0]] as [LabHost, LabHost, LabHost];
     const setDelay = await startDelayProxy(lab, exit, forward);
     const cp = await startControlPlane(lab, {
       env: { HOST: "0.0.0.0", DATA_DIR: `${lab.cp.dir}/data`, PORT_QUARANTINE_S: "0" },
     });
-    const lineToken = await sellLine(lab, cp, { boarding, forward, exit });
+    const lineToken = await sellLine(lab, cp, { boarding, forward, exit }, release);
     const oldWay = await startOldWay(lab, exit, forward);
     for (const roundTripMs of ROUND_TRIPS_MS) {
       await setDelay(roundTripMs / 2);
@@ -76,13 +79,14 @@ async function sellLine(
   lab: Lab,
   cp: ControlPlane,
   hosts: { boarding: LabHost; forward: LabHost; exit: LabHost },
+  { argv }: Release,
 ): Promise<string> {
   const admin = await signInAsAdmin(lab, cp);
   await putCatalogue(admin);
   const delayed = { ...cp, url: `http://${lab.cp.address}:${LINK_PORT}` };
-  const boarding = await enrolHost(lab, delayed, admin, hosts.boarding);
-  const forward = await enrolHost(lab, delayed, admin, hosts.forward);
-  await enrolHost(lab, delayed, admin, hosts.exit);
+  const boarding = await enrolHost(lab, delayed, admin, hosts.boarding, { argv });
+  const forward = await enrolHost(lab, delayed, admin, hosts.forward, { argv });
+  await enrolHost(lab, delayed, admin, hosts.exit, { argv });
   await admin.post("/pairs", { boardingHostId: boarding.id, forwardHostId: forward.id });
   await untilInSync(admin, boarding.id);
   const { api: customer } = await makeCustomer(admin, "mei");

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { enrolAgent, type LabAgent } from "./agent.ts";
+import { type AgentOptions, enrolAgent, type LabAgent } from "./agent.ts";
 import { type Answer, Api } from "./api.ts";
 import type { ControlPlane } from "./control-plane.ts";
 import { type Lab, type LabHost, WEB_LISTED } from "./lab.ts";
@@ -44,11 +44,17 @@ const REGION_OF = { boarding: SOURCE_REGION, forward: FORWARD_REGION, exit: DEST
 export type AgentRole = keyof typeof REGION_OF;
 
 /** Enrols and starts the agent of one host, and lets it in with its addresses. Resolves once it is linked and in sync. */
-export async function enrolHost(lab: Lab, cp: ControlPlane, admin: Api, host: LabHost): Promise<EnrolledHost> {
+export async function enrolHost(
+  lab: Lab,
+  cp: ControlPlane,
+  admin: Api,
+  host: LabHost,
+  options: Pick<AgentOptions, "argv"> = {},
+): Promise<EnrolledHost> {
   const role = host.kind as AgentRole;
   const before = new Set(((await admin.get("/hosts?limit=200")).items as Answer[]).map((h) => h.id));
   const { token } = await admin.post("/enrolment-tokens", { role, regionId: REGION_OF[role] });
-  const agent = await enrolAgent(lab, host, token, { url: cp.url });
+  const agent = await enrolAgent(lab, host, token, { url: cp.url, ...options });
   const hosts: Answer[] = (await admin.get("/hosts?limit=200")).items;
   const id = hosts.find((h) => !before.has(h.id) && h.role === role)?.id;
   if (id === undefined) throw new Error(`${host.name} enrolled, but the control plane does not list it`);

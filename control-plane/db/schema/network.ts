@@ -148,6 +148,7 @@ export const accountWhitelists = sqliteTable("account_whitelists", {
     .primaryKey()
     .references(() => users.id),
   cidrs: json<string[]>().notNull(),
+  domains: json<string[]>().notNull(),
 });
 
 export const PROVISION_STEPS = [

@@ -2,13 +2,17 @@ import { and, eq, isNotNull } from "drizzle-orm";
 import { z } from "zod";
 import { AppError } from "../../../shared/errors.ts";
 import { type Id, idSchema } from "../../../shared/ids.ts";
-import { cidr4Schema } from "../../../shared/protocol/values.ts";
 import * as t from "../../db/schema/index.ts";
 import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
+import { whitelistInput } from "../views.ts";
 
-export const accountWhitelistInput = z.object({ cidrs: z.array(cidr4Schema).max(10_000) });
-export const accountWhitelistView = z.object({ userId: idSchema("usr"), cidrs: z.array(z.string()) });
+export const accountWhitelistInput = z.object(whitelistInput);
+export const accountWhitelistView = z.object({
+  userId: idSchema("usr"),
+  cidrs: z.array(z.string()),
+  domains: z.array(z.string()),
+});
 
 /** An account's own whitelist, which replaces those of its lines' service types. Throws `not_found` when it has none. */
 export async function getAccountWhitelist(ctx: Context, userId: Id<"usr">) {
@@ -17,7 +21,7 @@ export async function getAccountWhitelist(ctx: Context, userId: Id<"usr">) {
     .from(t.accountWhitelists)
     .where(eq(t.accountWhitelists.userId, userId));
   if (row === undefined) throw new AppError("not_found");
-  return { userId, cidrs: row.cidrs };
+  return { userId, cidrs: row.cidrs, domains: row.domains };
 }
 
 /** Sets it; the exits of all the account's lines follow. Throws `not_found` for an account that is no customer. */
@@ -32,11 +36,11 @@ export async function putAccountWhitelist(
     const [before] = await tx.db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId));
     await tx.db
       .insert(t.accountWhitelists)
-      .values({ userId, cidrs: input.cidrs })
-      .onConflictDoUpdate({ target: t.accountWhitelists.userId, set: { cidrs: input.cidrs } });
+      .values({ userId, ...input })
+      .onConflictDoUpdate({ target: t.accountWhitelists.userId, set: input });
     await touchExits(tx, userId);
-    await tx.audit("account_whitelist.put", userId, before?.cidrs ?? null, input.cidrs);
-    return { userId, cidrs: input.cidrs };
+    await tx.audit("account_whitelist.put", userId, before ?? null, input);
+    return { userId, ...input };
   });
 }
 
@@ -49,7 +53,7 @@ export async function deleteAccountWhitelist(ctx: Context, userId: Id<"usr">): P
       new AppError("not_found"),
     );
     await touchExits(tx, userId);
-    await tx.audit("account_whitelist.delete", userId, before?.cidrs ?? null, null);
+    await tx.audit("account_whitelist.delete", userId, before ?? null, null);
   });
 }
 

@@ -2,12 +2,11 @@ import { eq } from "drizzle-orm";
 import { z } from "zod";
 import { AppError } from "../../../shared/errors.ts";
 import { fen, WHOLE_BPS } from "../../../shared/money.ts";
-import { cidr4Schema } from "../../../shared/protocol/values.ts";
 import * as t from "../../db/schema/index.ts";
 import { LINE_TYPES } from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
-import { nameSchema, slugSchema } from "../views.ts";
+import { nameSchema, slugSchema, whitelistInput } from "../views.ts";
 import { viewRow } from "./views.ts";
 
 /** Operators put catalogue rows by id: made when absent, replaced when there. Each answers the row. */
@@ -85,9 +84,7 @@ export const serviceTypeId = z.string().regex(/^[A-Z][A-Z0-9]{0,15}-[0-9]{1,4}$/
 
 export const serviceTypeInput = z.object({
   name: nameSchema,
-  cidrs: z.array(cidr4Schema).max(10_000),
-  // Names are not enforced by exits yet, so they are not taken either: a list that promises what no host does is a trap.
-  domains: z.array(z.string()).max(0, "names are not supported yet").default([]),
+  ...whitelistInput,
 });
 
 /** Replaces a whitelist. The exits of every line that has it follow. */

@@ -202,7 +202,8 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
     else await replaceHost(ctx, host.id, { byHostId: other.id });
   } else if (c.do === "own whitelist") {
     if (c.n % 3 === 0) await deleteAccountWhitelist(ctx, who.id);
-    else await putAccountWhitelist(ctx, who.id, { cidrs: [`198.51.${c.n % 5}.0/24`] });
+    else
+      await putAccountWhitelist(ctx, who.id, { cidrs: [`198.51.${c.n % 5}.0/24`], domains: [`n${c.n % 3}.example`] });
   } else if (c.do === "enrol") {
     const { token } = await createEnrolmentToken(ctx, {
       role: c.role,

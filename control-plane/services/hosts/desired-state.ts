@@ -28,7 +28,10 @@ export async function desiredState(
   return { rev: host.desiredRev, items };
 }
 
-/** A boarding host relays each pair's whole range to the same ports of its forward host. */
+/**
+ * A boarding host relays each pair's whole range to the same ports of its forward host; by nftables whatever its driver, since
+ * socat would cross the clients of a burst.
+ */
 async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
   const rows = await db
     .select({ pair: t.pairs, forward: t.hosts })
@@ -40,7 +43,7 @@ async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
     const address = addressFrom(host, forward);
     if (address === null || forward.state === "retired") return [];
     const listen = { from: pair.startPort, to: pair.startPort + pair.maxLoad - 1 };
-    return [{ type: "relay", id: pair.id, listen, to: { address, port: "same" }, driver: host.relayDriver }];
+    return [{ type: "relay", id: pair.id, listen, to: { address, port: "same" }, driver: "nft" }];
   });
 }
 
@@ -101,23 +104,25 @@ async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
       type: "whitelist",
       id: "whitelist",
       interface: TUNNEL.interface,
-      cidrs: on ? await allowedCidrs(db, line) : [],
-      domains: [],
+      ...(on ? await allowed(db, line) : { cidrs: [], domains: [] }),
       outInterface: host.outInterface,
     },
   ];
 }
 
-/** The account's own list when it has one, otherwise the union of the line's service types; each network once. */
-async function allowedCidrs(db: Db, line: typeof t.lines.$inferSelect): Promise<string[]> {
-  const [own] = await db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, line.userId));
-  if (own !== undefined) return [...new Set(own.cidrs)].sort();
-  const rows = await db
-    .select({ cidrs: t.serviceTypes.cidrs })
-    .from(t.lineServiceTypes)
-    .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
-    .where(eq(t.lineServiceTypes.lineId, line.id));
-  return [...new Set(rows.flatMap((row) => row.cidrs))].sort();
+/** The account's own list when it has one, otherwise the union of the line's service types; each entry once. */
+async function allowed(db: Db, line: typeof t.lines.$inferSelect): Promise<{ cidrs: string[]; domains: string[] }> {
+  const own = await db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, line.userId));
+  const lists =
+    own.length > 0
+      ? own
+      : await db
+          .select({ cidrs: t.serviceTypes.cidrs, domains: t.serviceTypes.domains })
+          .from(t.lineServiceTypes)
+          .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
+          .where(eq(t.lineServiceTypes.lineId, line.id));
+  const union = (of: "cidrs" | "domains") => [...new Set(lists.flatMap((list) => list[of]))].sort();
+  return { cidrs: union("cidrs"), domains: union("domains") };
 }
 
 /** The hosts whose state depends on this one's row: itself and those that send to it. */

@@ -10,6 +10,7 @@ import {
   key32,
   makeCustomer,
   makeNetwork,
+  makePerson,
   type Person,
   stockCatalogue,
   systemOf,
@@ -110,9 +111,21 @@ test("a host in use, of another role or not let in can't take over", async () =>
 test("an account's own whitelist replaces that of its lines' service types, and gives it back when taken away", async () => {
   const cidrs = async () => (await stateOf(await exitOf())).flatMap((i) => (i.type === "whitelist" ? i.cidrs : []));
   const before = await cidrs();
-  await putAccountWhitelist(systemOf(h), who.id, { cidrs: ["198.51.100.0/24"] });
+  await putAccountWhitelist(systemOf(h), who.id, { cidrs: ["198.51.100.0/24"], domains: [] });
   expect(await cidrs()).toEqual(["198.51.100.0/24"]);
   await deleteAccountWhitelist(systemOf(h), who.id);
   expect(await cidrs()).toEqual(before);
   await expect(deleteAccountWhitelist(systemOf(h), who.id)).rejects.toMatchObject({ code: "not_found" });
+});
+
+test("names go to the exit in one form, each once, whichever way they were typed", async () => {
+  const body = { name: "TK", cidrs: [], domains: ["Example.COM.", "*.example.com", "example.com"] };
+  const admin = await makePerson(h, "admin", "admin");
+  const answer = await h.request("PUT", "/service-types/TK-1", body, { headers: admin.auth });
+  expect([answer.status, answer.body]).toMatchObject([
+    200,
+    { domains: ["example.com", "*.example.com", "example.com"] },
+  ]);
+  const domains = (await stateOf(await exitOf())).flatMap((i) => (i.type === "whitelist" ? i.domains : []));
+  expect(domains).toEqual(["*.example.com", "example.com"]);
 });

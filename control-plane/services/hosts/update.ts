@@ -51,8 +51,8 @@ export async function approveHost(ctx: Context, id: Id<"hst">) {
       await tx.db
         .update(t.hosts)
         .set({ approved: true, state: "online" })
-        .where(and(eq(t.hosts.id, id), eq(t.hosts.approved, false))),
-      new AppError("conflict", "The host is approved already."),
+        .where(and(eq(t.hosts.id, id), eq(t.hosts.approved, false), eq(t.hosts.state, "pending"))),
+      new AppError("conflict", "Only a host that waits for approval can be let in."),
     );
     await tx.touchHosts([id]);
     await tx.audit("host.approve", id, { approved: false }, { approved: true });
