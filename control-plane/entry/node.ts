@@ -36,8 +36,6 @@ async function main(): Promise<void> {
   }
   const log = jsonLog((line) => process.stdout.write(`${line}\n`), Date.now);
   const server = await start(log);
-  log.info("listening", { url: server.url, pid: process.pid });
-
   let stopping = false;
   const stop = (signal: string) => {
     if (stopping) return;
@@ -54,6 +52,8 @@ async function main(): Promise<void> {
   };
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+  // Said last: whoever waits for it may stop the process at once.
+  log.info("listening", { url: server.url, pid: process.pid });
 }
 
 /** The profile that the environment asks for. */
