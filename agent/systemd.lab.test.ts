@@ -198,7 +198,7 @@ check("both hosts reboot with the control plane away: READY and traffic come fro
 check("with neither link nor state the agent is not ready; it becomes so with the link", async () => {
   const { container } = forward;
   await container.exec(["systemctl", "stop", UNIT]);
-  await container.exec(["mv", "/var/lib/trunkline/state.json", "/root/state.json"]);
+  await container.exec(["rm", "/var/lib/trunkline/state.json"]);
   await container.exec(["systemctl", "start", "--no-block", UNIT]);
   // It has tried and failed to link, so it has had its chance to be ready too early.
   await poll(async () => /link .*, revision none/.test(await statusOf(container)), { what: "a try to link" });

@@ -187,6 +187,8 @@ export class LinkHub implements Fleet {
     // The host compares with its own clock: one that is a day off must still take tasks.
     const deadlineAt = options.deadlineAt + (live.clockOffsetMs ?? 0);
     const value = await ports.signer.sign(taskSignedBytes({ hostId, id, ...task, deadlineAt }));
+    // The link may have gone while the task was signed: nobody would ever end it.
+    if (!this.#all.has(live)) throw new AppError("host_not_online");
     const run = this.#tasks.start(id, live);
     const cancel = () => this.#send(live, { t: "task.cancel", id });
     options.signal?.addEventListener("abort", cancel, { once: true });
@@ -219,7 +221,11 @@ export class LinkHub implements Fleet {
   async #perform(live: Live, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
     const ctx = this.#ctx;
     if (action.do === "identify") {
-      const result = await this.#gate.run(() => identify(ctx, action.hello, action.nonce));
+      const result = await this.#gate.run(async () =>
+        // A host that gave up while it waited its turn is not let in: it would be online without a link.
+        this.#all.has(live) ? identify(ctx, action.hello, action.nonce) : undefined,
+      );
+      if (result === undefined) return;
       // The socket may have gone while the database was asked.
       if (!this.#all.has(live)) return;
       if (result.ok) this.#join(live, action.hello, result.role ?? "unknown");

@@ -6,13 +6,12 @@ import type { Context } from "./context.ts";
 export type Limit = { key: string; limit: number; windowMs: number };
 
 /**
- * Counts one use against each limit. Throws `rate_limited` with `retryAfterMs` when one is used up; the use is counted all
- * the same. Fixed windows in the database, so that every process counts together.
+ * Counts one use against each limit, in order, up to the first that is used up: then throws `rate_limited` with
+ * `retryAfterMs`. Fixed windows in the database, so that every process counts together.
  */
 export async function spend(ctx: Context, limits: readonly Limit[]): Promise<void> {
   const now = ctx.ports.clock.now();
   const wait = await ctx.ports.db.write(async (tx) => {
-    let longest = 0;
     for (const { key, limit, windowMs } of limits) {
       const windowStart = now - (now % windowMs);
       const [row] = await tx
@@ -26,9 +25,11 @@ export async function spend(ctx: Context, limits: readonly Limit[]): Promise<voi
           },
         })
         .returning({ count: t.rateWindows.count });
-      if (row !== undefined && row.count > limit) longest = Math.max(longest, windowStart + windowMs - now);
+      // The first limit that is used up ends it: a refused use costs the limits behind it nothing, so that whoever is
+      // slowed down by its own address can't use up what belongs to a name.
+      if (row !== undefined && row.count > limit) return windowStart + windowMs - now;
     }
-    return longest;
+    return 0;
   });
   if (wait > 0) throw new AppError("rate_limited", undefined, { retryAfterMs: wait });
 }

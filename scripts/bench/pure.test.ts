@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { readArguments, UsageError } from "./arguments.ts";
 import { isMet, jsonLine, ratioOf, table } from "./report.ts";
 import { mean, median, percentile, round } from "./statistics.ts";
+import { bestGoodput, readIperf } from "./udp-load.ts";
 
 describe("percentiles", () => {
   test("are samples, by nearest rank, whatever the order", () => {
@@ -93,4 +94,35 @@ describe("arguments", () => {
   ])("%s %s %s is refused with a sentence", (...argv) => {
     expect(() => read(...argv)).toThrow(UsageError);
   });
+});
+
+describe("the search for the best goodput", () => {
+  /** A path that carries so much and loses the rest; the sender can't offer more than `sender`. */
+  const path = (capacity: number, sender: number) => async (rate: number) => {
+    const sent = Math.min(rate, sender);
+    return { goodputMbps: Math.min(sent, capacity), lostPct: 100 * Math.max(0, 1 - capacity / sent) };
+  };
+
+  test.each([
+    [1000, 900],
+    [1000, 20_000],
+  ])("finds %i within a step, whatever was expected (%i)", async (capacity, expected) => {
+    const best = await bestGoodput(path(capacity, 50_000), 0.5, expected);
+    expect(best).toBeGreaterThan(capacity / 1.16);
+    expect(best).toBeLessThanOrEqual(capacity);
+  });
+
+  test("ends where the sender does", async () => {
+    expect(await bestGoodput(path(10_000, 700), 0.5, 1000)).toBe(700);
+  });
+
+  test("has no figure for a path that always loses", async () => {
+    expect(await bestGoodput(async () => ({ goodputMbps: 1, lostPct: 90 }), 0.5, 1000)).toBeNaN();
+  });
+});
+
+test("iperf3's result is what arrived, and an error is told", () => {
+  const sum = { bits_per_second: 1e9, lost_percent: 25 };
+  expect(readIperf(JSON.stringify({ end: { sum } }))).toEqual({ goodputMbps: 750, lostPct: 25, sentMbps: 1000 });
+  expect(() => readIperf(JSON.stringify({ error: "unable to connect" }))).toThrow("unable to connect");
 });

@@ -3,6 +3,7 @@ import * as t from "../../control-plane/db/schema/index.ts";
 import { transaction } from "../../control-plane/db/transaction.ts";
 import { readEnvironment } from "../../control-plane/entry/config.ts";
 import { startEmbedded } from "../../control-plane/entry/embedded.ts";
+import { LinkHub } from "../../control-plane/link/hub.ts";
 import type { Metrics } from "../../control-plane/ports/index.ts";
 import { systemContext } from "../../control-plane/services/context.ts";
 import { atRate, cpuNow, restingBytes, watchLag } from "./swarm-load.ts";
@@ -16,13 +17,12 @@ const server = await startEmbedded(readEnvironment(process.env), log);
 const { ports } = server;
 const ctx = systemContext(ports, "bench");
 
-const counted = { opened: 0, closed: 0, superseded: 0 };
+const counted = { opened: 0, superseded: 0 };
 let pushToAck: number[] = [];
 const inner = ports.metrics;
 ports.metrics = {
   count(name, labels, by) {
     if (name === "links_opened") counted.opened++;
-    if (name === "links_closed") counted.closed++;
     if (name === "links_closed" && labels?.reason === "superseded") counted.superseded++;
     inner.count(name, labels, by);
   },
@@ -77,7 +77,7 @@ serveParent<ServerCommand>(async (command) => {
   return {
     cpuSeconds: cpuNow(),
     rssBytes: await restingBytes(),
-    joined: counted.opened - counted.closed,
+    joined: ports.fleet instanceof LinkHub ? ports.fleet.size : Number.NaN,
     opened: counted.opened,
     superseded: counted.superseded,
     lagP99Ms,

@@ -5,6 +5,8 @@ export interface LoadResult {
   /** Payload that arrived, Mbit/s. */
   goodputMbps: number;
   lostPct: number;
+  /** What was really sent, Mbit/s: the sender shares the cores with the relays, and may not come up to the rate. */
+  sentMbps: number;
 }
 
 /** 1400-byte datagrams by iperf3 at one rate. TCP to the same port has to reach the server too: iperf3 talks to it there. */
@@ -28,7 +30,7 @@ export function readIperf(json: string): LoadResult {
   };
   if (end?.sum === undefined) throw new Error(`iperf3: ${error ?? "no result"}`);
   const { bits_per_second: sent, lost_percent: lostPct } = end.sum;
-  return { goodputMbps: (sent * (1 - lostPct / 100)) / 1e6, lostPct };
+  return { goodputMbps: (sent * (1 - lostPct / 100)) / 1e6, lostPct, sentMbps: sent / 1e6 };
 }
 
 const STEP = 1.15;
@@ -38,7 +40,7 @@ const STEP = 1.15;
  * begin well below `expected`, which an earlier search found.
  */
 export async function bestGoodput(
-  load: (rateMbps: number) => Promise<LoadResult>,
+  load: (rateMbps: number) => Promise<Omit<LoadResult, "sentMbps">>,
   maxLossPct: number,
   expectedMbps: number,
 ): Promise<number> {

@@ -14,6 +14,8 @@ export function staticCloud(db: Database): Cloud {
         return await db.write(async (tx) => {
           const [line] = await tx.select().from(t.lines).where(eq(t.lines.id, lineId));
           if (line?.exitHostId) return { hostId: line.exitHostId };
+          // A late worker must not give an exit to a line that was given up.
+          if (line?.state !== "provisioning") return "wait";
           const [free] = await tx
             .select({ id: t.hosts.id })
             .from(t.hosts)

@@ -25,9 +25,9 @@ export async function signIn(ctx: Context, input: z.infer<typeof signInInput>, a
   const { ports } = ctx;
   const limit = ports.settings.signInLimit;
   await spend(ctx, [
+    { key: `sign-in:address:${address}`, limit: limit * 10, windowMs: WINDOW_MS },
     // By name and address together: whoever guesses at a name slows itself down, not the name's owner.
     { key: `sign-in:${input.name}:${address}`, limit, windowMs: WINDOW_MS },
-    { key: `sign-in:address:${address}`, limit: limit * 10, windowMs: WINDOW_MS },
     { key: `sign-in:name:${input.name}`, limit: limit * 100, windowMs: WINDOW_MS },
   ]);
   const [user] = await ports.db.read.select().from(t.users).where(eq(t.users.name, input.name));

@@ -24,7 +24,7 @@ export async function finishCapture(
     stats: { received: result.receivedByFilter, dropped: result.droppedByKernel },
   });
   const { size, sha256 } = await ports.captures.finish(id, file);
-  await transaction(ctx, async (tx) => {
+  const kept = await transaction(ctx, async (tx) => {
     const done = {
       state: "done" as const,
       stopReason: result.stopReason,
@@ -37,12 +37,15 @@ export async function finishCapture(
       sha256,
       endedAt: ports.clock.now(),
     };
-    await tx.db
+    const { rowsAffected } = await tx.db
       .update(t.captures)
       .set(done)
       .where(and(eq(t.captures.id, id), eq(t.captures.state, "running")));
-    await tx.audit("capture.done", id, { state: "running" }, done);
+    if (rowsAffected === 1) await tx.audit("capture.done", id, { state: "running" }, done);
+    return rowsAffected === 1;
   });
+  // Its deadline came first and it counts as failed: customers' packets are not kept for that.
+  if (!kept) await ports.captures.remove(id);
 }
 
 /** The capture came to nothing; what was stored of it is dropped. Does nothing to one that has ended. */

@@ -1,4 +1,4 @@
-import { and, eq, gt, lt, sql } from "drizzle-orm";
+import { and, eq, gt, isNull, lt, sql } from "drizzle-orm";
 import { sha256Hex } from "../../../shared/canonical.ts";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
@@ -83,6 +83,9 @@ async function enrolledBefore(ctx: Context, tokenHash: string, input: EnrolReque
         eq(t.enrolmentTokens.tokenHash, tokenHash),
         eq(t.hosts.identityPublicKey, input.identityPublicKey),
         eq(t.hosts.boxPublicKey, input.boxPublicKey),
+        input.wireguardPublicKey === null
+          ? isNull(t.hosts.wireguardPublicKey)
+          : eq(t.hosts.wireguardPublicKey, input.wireguardPublicKey),
         eq(t.hosts.role, input.role),
       ),
     );

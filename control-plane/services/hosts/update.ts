@@ -1,10 +1,10 @@
-import { and, eq } from "drizzle-orm";
+import { and, eq, isNotNull } from "drizzle-orm";
 import { z } from "zod";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import { interfaceSchema, ipv4Schema, isPrivateAddress, portSchema } from "../../../shared/protocol/values.ts";
 import * as t from "../../db/schema/index.ts";
-import { expectOne, transaction } from "../../db/transaction.ts";
+import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
 import { nameSchema, slugSchema } from "../views.ts";
 import { dependentHosts } from "./desired-state.ts";
@@ -31,6 +31,7 @@ export async function updateHost(ctx: Context, id: Id<"hst">, input: z.infer<typ
     if (before === undefined) throw new AppError("not_found");
     const set = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined));
     await tx.db.update(t.hosts).set(set).where(eq(t.hosts.id, id));
+    await moveAddress(tx, before, input.publicAddress ?? null);
     await tx.touchHosts(await dependentHosts(tx.db, id));
     const [after] = await tx.db.select().from(t.hosts).where(eq(t.hosts.id, id));
     if (after === undefined) throw new AppError("not_found");
@@ -38,6 +39,20 @@ export async function updateHost(ctx: Context, id: Id<"hst">, input: z.infer<typ
     await tx.audit("host.update", id, viewHost(before, now), viewHost(after, now));
     return viewHost(after, now);
   });
+}
+
+/** What customers are shown follows a corrected address: the endpoint of a boarding host's pairs, an exit's EIP. */
+async function moveAddress(tx: Transaction, host: typeof t.hosts.$inferSelect, to: string | null): Promise<void> {
+  if (to === null || to === host.publicAddress) return;
+  if (host.publicAddress !== null)
+    await tx.db
+      .update(t.pairs)
+      .set({ boardingAddress: to })
+      .where(and(eq(t.pairs.boardingHostId, host.id), eq(t.pairs.boardingAddress, host.publicAddress)));
+  await tx.db
+    .update(t.lines)
+    .set({ eip: to })
+    .where(and(eq(t.lines.exitHostId, host.id), isNotNull(t.lines.eip)));
 }
 
 /** An operator lets an enrolled host in: from now on it gets a state. Throws `not_found`, `conflict` when it was let in before. */

@@ -152,9 +152,14 @@ async function activate(ctx: Context, tx: Transaction, line: Line): Promise<void
 async function giveUp(tx: Transaction, line: Line, step: ProvisionStep): Promise<void> {
   const { rowsAffected } = await tx.db
     .update(t.lines)
-    .set({ state: "failed" })
+    // The exit and its address go back to the pool.
+    .set({ state: "failed", exitHostId: null, eip: null })
     .where(and(eq(t.lines.id, line.id), eq(t.lines.state, "provisioning")));
   if (rowsAffected !== 1) return;
+  await tx.db
+    .update(t.provisionSteps)
+    .set({ state: "undone" })
+    .where(and(eq(t.provisionSteps.lineId, line.id), eq(t.provisionSteps.state, "done")));
   // The exit drops the tunnel of a line that will not be.
   if (line.exitHostId !== null) await tx.touchHosts([line.exitHostId]);
   const [resource] = await tx.db
@@ -167,5 +172,10 @@ async function giveUp(tx: Transaction, line: Line, step: ProvisionStep): Promise
       .update(t.orders)
       .set({ state: "failed" })
       .where(and(eq(t.orders.id, resource.orderId), eq(t.orders.state, "processing")));
-  await tx.audit("line.provision_failed", line.id, { state: "provisioning" }, { state: "failed", step });
+  await tx.audit(
+    "line.provision_failed",
+    line.id,
+    { state: "provisioning" },
+    { state: "failed", step, exitHostId: line.exitHostId },
+  );
 }
