@@ -58,9 +58,10 @@ export async function runPass(
     }
   }
   const left = new Map<string, Step>();
-  if (context.superseded()) return "superseded";
-  const again = await Promise.all([...touched].map((driver) => planOne(driver, items, context, outcome)));
-  for (const entry of again.flat()) left.set(entry.key, entry.step);
+  for (const driver of touched) {
+    if (context.superseded()) return "superseded";
+    for (const entry of await planOne(driver, items, context, outcome)) left.set(entry.key, entry.step);
+  }
   for (const { step, key } of tried) {
     const still = left.get(key);
     left.delete(key);
@@ -84,9 +85,8 @@ async function planAll(
   context: PassContext,
   outcome: PassOutcome,
 ): Promise<Planned[]> {
-  // At once: each looks by starting programs and waiting for them, and none changes anything.
-  const plans = await Promise.all(drivers.map((driver) => planOne(driver, items, context, outcome)));
-  const all = plans.flat();
+  const all: Planned[] = [];
+  for (const driver of drivers) all.push(...(await planOne(driver, items, context, outcome)));
   context.retries.keepOnly(new Set([...all.map((p) => p.key), ...drivers.map((d) => d.name)]));
   return all.sort((a, b) => a.step.order - b.step.order);
 }

@@ -13,7 +13,7 @@ const BENCHES: Record<string, { what: string; load(): Promise<Bench> }> = {
     load: () => import("./push.ts"),
   },
   relay: {
-    what: "UDP through boarding and forward, against socat and rules by hand (root) [--seconds 3] [--rounds 3]",
+    what: "UDP through boarding and forward, against socat and rules by hand (root) [--seconds 2] [--rounds 3]",
     load: () => import("./relay.ts"),
   },
   swarm: {
@@ -25,7 +25,7 @@ const BENCHES: Record<string, { what: string; load(): Promise<Bench> }> = {
     load: () => import("./storm.ts"),
   },
   footprint: {
-    what: "memory, CPU and start of agent and control plane, edge bundle (root) [--changes 1000] [--seconds 60]",
+    what: "memory, CPU and start of agent and control plane, edge bundle (root) [--changes 1000] [--seconds 60] [--rounds 5]",
     load: () => import("./footprint.ts"),
   },
 };
