@@ -6,7 +6,7 @@ import { type Context, visibleOwner } from "../context.ts";
 import { type PageQuery, page } from "../views.ts";
 import { viewConnection } from "./views.ts";
 
-/** A connection the caller may use: of its line token's line, its own, or any for an operator. Throws `not_found`. */
+/** A connection the caller may use: of its line token's line, its own, or any for a user who is no customer. Throws `not_found`. */
 export async function requireConnection(ctx: Context, id: Id<"con">): Promise<typeof t.connections.$inferSelect> {
   const { actor } = ctx;
   const [row] = await ctx.ports.db.read

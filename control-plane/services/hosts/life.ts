@@ -42,7 +42,7 @@ export function resumeHost(ctx: Context, id: Id<"hst">) {
 }
 
 /**
- * Removes a host for good: it is told to hold nothing, and once it has said that it holds nothing its key is refused for ever.
+ * Removes a host for good: it is told to hold nothing, and once its hello says that it holds that, it is refused.
  * Throws `not_found`, `conflict` while a connection or a line still needs it.
  */
 export async function retireHost(ctx: Context, id: Id<"hst">) {

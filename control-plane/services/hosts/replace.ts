@@ -15,8 +15,8 @@ export const replaceHostInput = z.object({ byHostId: idSchema("hst") });
 type Host = typeof t.hosts.$inferSelect;
 
 /**
- * A new machine takes over everything of an old one, which is retired. Connections through a forward or boarding host go on
- * through the new one; an exit's clients must open again, as their new exit has another key and address.
+ * A new machine takes over everything of an old one, which is retired. Connections through a forward host go on through the new
+ * one, and through a boarding host as long as clients still reach its address; an exit's clients must open again, as their new exit has another key and address.
  *
  * Throws `not_found`, `conflict` when the new host is of another role, is not let in, or is in use.
  */
