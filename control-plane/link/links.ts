@@ -1,0 +1,242 @@
+import { toHex } from "../../shared/canonical.ts";
+import type { Id } from "../../shared/ids.ts";
+import type { HelloFrame, ServerFrame } from "../../shared/protocol/frames.ts";
+import type { Ports } from "../ports/index.ts";
+import { type Context, systemContext } from "../services/context.ts";
+import { recordHostEvent, recordSuperseded } from "../services/hosts/events.ts";
+import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
+import { failedItems } from "./applied-waiters.ts";
+import { Gate } from "./gate.ts";
+import { identify, loadState } from "./identify.ts";
+import type { Link, LinkClock, LinkHandle, LinkListener, Socket } from "./link.ts";
+import { type Action, type CloseReason, ServerSession } from "./session.ts";
+
+/** Hellos checked at once: after a restart ten thousand hosts come back, and each costs a signature and a transaction. */
+const HELLOS_AT_ONCE = 32;
+/** How far a host's clock may be off before operators are told. Ends on the host are enforced by its own clock. */
+const CLOCK_SKEW_MS = 5_000;
+/** Drained hosts come back over so long a time each, so that the next process is not met by all at once. */
+const DRAIN_SPREAD_MS_PER_HOST = 2;
+
+/** The links this process holds: runs the actions of their sessions against sockets and services. */
+export class Links {
+  #context: Context | undefined;
+  readonly #clock: LinkClock;
+  readonly #listener: LinkListener;
+  readonly #all = new Set<Link>();
+  readonly #joined = new Map<Id<"hst">, Link>();
+  readonly #gate = new Gate(HELLOS_AT_ONCE);
+  #draining = false;
+
+  constructor(clock: LinkClock, listener: LinkListener) {
+    this.#clock = clock;
+    this.#listener = listener;
+  }
+
+  /** The links need the ports once they are whole, before the first socket. */
+  start(ports: Ports): void {
+    this.#context = systemContext(ports, "link");
+  }
+
+  get #ctx(): Context {
+    if (this.#context === undefined) throw new Error("the links were not started");
+    return this.#context;
+  }
+
+  /** The hosts that are joined here. */
+  get hostIds(): Id<"hst">[] {
+    return [...this.#joined.keys()];
+  }
+
+  get size(): number {
+    return this.#joined.size;
+  }
+
+  /** A host's link, when it is joined here. */
+  of(hostId: Id<"hst">): Link | undefined {
+    return this.#joined.get(hostId);
+  }
+
+  /** False once a link's end was noticed. */
+  has(link: Link): boolean {
+    return this.#all.has(link);
+  }
+
+  /** A socket was accepted. */
+  accept(socket: Socket): LinkHandle {
+    const nonce = toHex(this.#ctx.ports.random.bytes(24));
+    const link: Link = {
+      session: new ServerSession(nonce, this.#clock.monotonic()),
+      socket,
+      role: "unknown",
+      seen: false,
+      tail: Promise.resolve(),
+    };
+    this.#all.add(link);
+    if (this.#draining) this.#run(link, link.session.close("draining"));
+    else this.#run(link, link.session.start(this.#clock.wall()));
+    return {
+      message: (text) => {
+        link.seen = true;
+        this.#run(link, link.session.receive(text, this.#clock.monotonic(), this.#clock.wall()));
+      },
+      closed: () => {
+        link.session.close("socket_closed");
+        this.#leave(link, "socket_closed");
+      },
+    };
+  }
+
+  tick(): void {
+    for (const link of this.#all) this.#run(link, link.session.tick(this.#clock.monotonic(), this.#clock.wall()));
+  }
+
+  /** These hosts' desired state changed: those joined here are sent it. */
+  changed(hostIds: readonly Id<"hst">[]): void {
+    for (const id of hostIds) {
+      const link = this.#joined.get(id);
+      if (link !== undefined) this.#run(link, link.session.changed());
+    }
+  }
+
+  /** A host joined elsewhere with this epoch: an older session here is over. */
+  joinedElsewhere(hostId: Id<"hst">, epoch: number): void {
+    const link = this.#joined.get(hostId);
+    if (link?.hello !== undefined && link.hello.epoch < epoch) this.#supersede(link, hostId);
+  }
+
+  /** Writes the signs of life since the last call, in one batch. */
+  async flushSeen(): Promise<void> {
+    const seen = [...this.#joined].filter(([, link]) => link.seen);
+    for (const [, link] of seen) link.seen = false;
+    await touchSeen(
+      this.#ctx,
+      seen.map(([hostId]) => hostId),
+    );
+  }
+
+  /** Says goodbye to every host, each to come back at another moment. */
+  async drain(): Promise<void> {
+    this.#draining = true;
+    const all = [...this.#all];
+    const spread = Math.max(2_000, all.length * DRAIN_SPREAD_MS_PER_HOST);
+    for (const link of all) {
+      const [high = 0, low = 0] = this.#ctx.ports.random.bytes(2);
+      this.#run(link, link.session.close("draining", 200 + Math.round(((high * 256 + low) / 65_536) * spread)));
+    }
+    // A link that was closed is in no list any more: what its frames asked for is finished all the same.
+    await Promise.allSettled(all.map((link) => link.tail));
+  }
+
+  // --- effects
+
+  #run(link: Link, actions: Action[]): void {
+    for (const action of actions) {
+      // What needs no waiting is done at once, so that a close or a ping never queues behind the database.
+      if (action.do === "send") this.send(link, action.frame);
+      else if (action.do === "close") this.#close(link, action.reason);
+      else if (action.do === "count") this.#ctx.ports.metrics.count("link_frames_refused", { reason: action.what });
+      else if (action.do === "clockOffset") this.#noteClock(link, action.ms);
+      else if (action.do === "taskEvent") this.#listener.taskEvent(link, action.id, action.seq, action.data);
+      else if (action.do === "taskEnd") this.#listener.taskEnd(link, action.id, action.outcome);
+      else link.tail = link.tail.then(() => this.#perform(link, action)).catch((error) => this.#failed(link, error));
+    }
+  }
+
+  async #perform(link: Link, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
+    const ctx = this.#ctx;
+    if (action.do === "identify") {
+      const result = await this.#gate.run(async () =>
+        // A host that gave up while it waited its turn is not let in: it would be online without a link.
+        this.#all.has(link) ? identify(ctx, action.hello, action.nonce) : undefined,
+      );
+      if (result === undefined) return;
+      // The socket may have gone while the database was asked.
+      if (!this.#all.has(link)) return;
+      if (result.ok) this.#join(link, action.hello, result.role ?? "unknown");
+      this.#run(link, link.session.identified(result));
+      if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
+      return;
+    }
+    const { hello } = link;
+    if (hello === undefined) return;
+    if (action.do === "load") {
+      const state = await loadState(ctx, hello.hostId);
+      this.#run(link, link.session.loaded(state, this.#clock.monotonic()));
+    } else if (action.do === "ack") {
+      const { rev, sha256, results } = action.ack;
+      if (!(await acknowledge(ctx, hello.hostId, hello.epoch, { rev, sha256, results })))
+        return this.#run(link, link.session.close("superseded"));
+      this.#listener.applied(hello.hostId, rev, failedItems(results));
+      if (action.pushedAt !== undefined)
+        ctx.ports.metrics.time("push_to_ack_ms", this.#clock.monotonic() - action.pushedAt, { role: link.role });
+    } else {
+      const drift = action.events.filter((event) => event.kind === "drift_repaired").length;
+      if (drift > 0) ctx.ports.metrics.count("drift_repaired", { role: link.role }, drift);
+      for (const event of action.events) ctx.ports.log.warn("host event", { hostId: hello.hostId, ...event });
+      if (!(await observe(ctx, hello.hostId, hello.epoch, action.values, action.events)))
+        this.#run(link, link.session.close("superseded"));
+    }
+  }
+
+  #join(link: Link, hello: HelloFrame, role: string): void {
+    link.hello = hello;
+    link.role = role;
+    const older = this.#joined.get(hello.hostId);
+    this.#joined.set(hello.hostId, link);
+    if (older !== undefined) this.#supersede(older, hello.hostId);
+    this.#listener.joined(hello.hostId, hello.epoch);
+    this.#ctx.ports.metrics.count("links_opened", { role });
+    this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
+  }
+
+  #supersede(older: Link, hostId: Id<"hst">): void {
+    this.#run(older, older.session.close("superseded"));
+    this.#record(hostId, () => recordSuperseded(this.#ctx, hostId));
+  }
+
+  #noteClock(link: Link, offsetMs: number): void {
+    const before = link.clockOffsetMs;
+    link.clockOffsetMs = offsetMs;
+    const { hello } = link;
+    if (hello === undefined || before !== undefined || Math.abs(offsetMs) <= CLOCK_SKEW_MS) return;
+    const detail = `the host's clock is ${Math.abs(Math.round(offsetMs / 1000))} s ${offsetMs > 0 ? "ahead" : "behind"}`;
+    this.#record(hello.hostId, () => recordHostEvent(this.#ctx, hello.hostId, "clock_skew", detail));
+  }
+
+  /** Writes something operators should see; failing to is logged and costs the link nothing. */
+  #record(hostId: Id<"hst">, write: () => Promise<void>): void {
+    write().catch((error) => this.#ctx.ports.log.error("could not record a host event", { hostId, error }));
+  }
+
+  /** Sends a frame now. */
+  send(link: Link, frame: ServerFrame): void {
+    link.socket.send(JSON.stringify(frame));
+  }
+
+  #close(link: Link, reason: CloseReason): void {
+    link.socket.close(reason === "draining" ? 1001 : 1008, reason);
+    this.#leave(link, reason);
+  }
+
+  #leave(link: Link, reason: CloseReason): void {
+    if (!this.#all.delete(link)) return;
+    this.#ctx.ports.metrics.count("links_closed", { reason });
+    this.#listener.left(link);
+    const { hello } = link;
+    if (hello === undefined) return;
+    if (this.#joined.get(hello.hostId) === link) this.#joined.delete(hello.hostId);
+    this.#ctx.ports.log.info("host left", { hostId: hello.hostId, reason });
+    // A host told to come back in a moment is not shown as lost.
+    if (reason === "draining") return;
+    link.tail = link.tail
+      .then(() => leaveHost(this.#ctx, hello.hostId, hello.epoch))
+      .catch((error) => this.#ctx.ports.log.error("could not mark a host offline", { hostId: hello.hostId, error }));
+  }
+
+  #failed(link: Link, error: unknown): void {
+    this.#ctx.ports.log.error("link failed", { hostId: link.hello?.hostId, error });
+    // The host comes back and is told its state anew: nothing that failed here is lost.
+    this.#run(link, link.session.close("draining"));
+  }
+}
