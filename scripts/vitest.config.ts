@@ -15,6 +15,8 @@ export default defineConfig({
           name: "unit",
           include: ["{control-plane,agent,shared,scripts}/**/*.test.ts"],
           exclude: ["**/*.int.test.ts", "**/*.lab.test.ts"],
+          // Not how fast they should be: a machine with other work must not fail them.
+          testTimeout: 60_000,
         },
       },
       {
