@@ -18,7 +18,7 @@ import { openSealed, sha256OfCanonical, signer, verifier } from "./keys.ts";
 import { LinkSession } from "./link/session.ts";
 import type { SessionAction } from "./link/session-types.ts";
 import { LinkShell } from "./link/shell.ts";
-import { type Log, sentence } from "./log.ts";
+import type { Log } from "./log.ts";
 import { observeHost } from "./observe.ts";
 import { Reconciler } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
@@ -34,6 +34,9 @@ export interface Daemon {
   /** Ends the link and the loops. What is in the kernel stays. */
   stop(): Promise<void>;
 }
+
+/** How often a disk that took no writes is tried again. */
+const RETRY_DISK_MS = 5000;
 
 /** The agent's composition root: everything is made and wired here, and nothing runs before. */
 export async function startDaemon(config: AgentConfig, store: StateStore, log: Log): Promise<Daemon> {
@@ -56,14 +59,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const services = existsSync("/run/systemd/system")
     ? new SystemdServices(exec, servicesDir)
     : new DetachedServices(exec, servicesDir);
-  const book = new TrafficBook(bootId(), store.traffic(), (kept) => {
-    try {
-      store.saveTraffic(kept);
-    } catch (error) {
-      // A full disk costs the count's memory over restarts, not the count.
-      log.warn("traffic counts could not be kept", { why: sentence(error) });
-    }
-  });
+  const book = new TrafficBook(bootId(), store.traffic(), (kept) => store.saveTraffic(kept));
   const traffic = new RelayTraffic(exec, services, book);
   const resolver = new ResolverDriver(exec, services, store.path("resolver"));
   const drivers = [
@@ -195,6 +191,13 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     linked: () => session.phase === "linked",
   });
 
+  store.onTrouble = (why) => {
+    const detail = why ?? "the state directory takes writes again; what was kept in memory is on disk";
+    watch.events([
+      { at: clock.wall(), kind: why === null ? "disk_recovered" : "disk_failed", detail: detail.slice(0, 500) },
+    ]);
+  };
+  const retrying = setInterval(() => store.retryUnsaved(), RETRY_DISK_MS);
   // The data path first: it needs no control plane.
   if (kept) reconciler.want(kept);
   const loops = [reconciler.run(), watch.run()];
@@ -212,6 +215,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     async stop() {
       const said = systemd.stopping();
       clearInterval(feeding);
+      clearInterval(retrying);
       dispatcher.stop();
       reconciler.stop();
       watch.stop();

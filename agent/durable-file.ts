@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { z } from "zod";
 
@@ -8,8 +8,8 @@ export function makePrivateDir(path: string): void {
 }
 
 /**
- * Replaces a file so that a crash at any point leaves the old or the new content, never a part: write beside it,
- * fsync, rename, fsync the directory.
+ * Replaces a file so that a crash or a full disk at any point leaves the old or the new content, never a part: write beside
+ * it, fsync, rename, fsync the directory. Throws what the file system says; the old content then stands.
  */
 export function writeDurable(path: string, content: string, mode = 0o600): void {
   const beside = `${path}.new`;
@@ -17,8 +17,13 @@ export function writeDurable(path: string, content: string, mode = 0o600): void 
   rmSync(beside, { force: true });
   const fd = openSync(beside, "wx", mode);
   try {
-    writeSync(fd, content);
+    // Goes on until all is written: one write() on a disk that is nearly full takes a part and reports no error.
+    writeFileSync(fd, content);
     fsyncSync(fd);
+  } catch (error) {
+    // The part that fitted would keep the disk full.
+    rmSync(beside, { force: true });
+    throw error;
   } finally {
     closeSync(fd);
   }
@@ -42,6 +47,11 @@ export function readJson<S extends z.ZodType>(path: string, schema: S): ReadResu
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return { kind: "none" };
     return { kind: "corrupt", why: `can't be read: ${(error as Error).message}` };
   }
+  return parseJson(text, schema);
+}
+
+/** Reads JSON text as {@link readJson} reads a file. */
+export function parseJson<S extends z.ZodType>(text: string, schema: S): ReadResult<z.infer<S>> {
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,5 +1,6 @@
 import {
   chmodSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -102,6 +103,27 @@ test("a state cut short anywhere, or with one digit changed, is not taken", () =
   reported = [];
   expect(store.state()).toBe(null);
   expect(reported.join()).toContain("hash does not match");
+});
+
+test("what the disk does not take is kept in memory, told once, and written when the disk takes it again", () => {
+  store.saveState(state);
+  const later = { rev: 1, sha256: sha256OfCanonical([]), items: [] };
+  const told: (string | null)[] = [];
+  store.onTrouble = (why) => void told.push(why);
+  // Nothing can be written beside these files now.
+  for (const name of ["state", "epoch"]) mkdirSync(store.path(`${name}.json.new`));
+  store.saveState(later);
+  store.saveEpoch(9);
+  store.saveApplied({ rev: 1, sha256: later.sha256 });
+  store.retryUnsaved();
+  expect([store.state(), store.epoch()]).toEqual([later, 9]);
+  expect(told).toEqual([expect.stringContaining("state.json can't be written")]);
+  // A restart before the disk works goes on from what is on it.
+  expect([open().state(), open().epoch()]).toEqual([state, 0]);
+  for (const name of ["state", "epoch"]) rmSync(store.path(`${name}.json.new`), { recursive: true });
+  store.retryUnsaved();
+  expect([open().state(), open().epoch()]).toEqual([later, 9]);
+  expect(told).toEqual([expect.any(String), null]);
 });
 
 test("a directory in the place of a file is reported and does not end the agent", () => {

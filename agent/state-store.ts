@@ -5,9 +5,9 @@ import { idSchema } from "../shared/ids.ts";
 import { type StateItem, stateItemSchema } from "../shared/protocol/desired-state.ts";
 import { hostRoleSchema } from "../shared/protocol/enrolment.ts";
 import { key32Schema, sha256Schema } from "../shared/protocol/values.ts";
-import { makePrivateDir, type ReadResult, readJson, writeDurable } from "./durable-file.ts";
+import { makePrivateDir, parseJson, type ReadResult, readJson, writeDurable } from "./durable-file.ts";
 import { type Keys, keysSchema, sha256OfCanonical } from "./keys.ts";
-import type { Log } from "./log.ts";
+import { type Log, sentence } from "./log.ts";
 import { type Traffic, trafficSchema } from "./traffic.ts";
 
 /** Which host we are, and whose commands we take. */
@@ -30,10 +30,18 @@ const interfacesSchema = z.array(z.string());
 /**
  * The state directory. Every write is durable and whole; a file that can't be understood is reported and treated as
  * not there, so that a bad sector costs a resync and not the data path.
+ *
+ * A disk that takes no writes must not stop the data path either: what the running agent notes is then kept in memory,
+ * where reads find it, and written by {@link retryUnsaved} once the disk takes it. A restart before that goes on from the last
+ * state that is on disk. Only what makes the host itself (keys, enrolment) throws.
  */
 export class StateStore {
   readonly dir: string;
   readonly #log: Log;
+  /** Newest content of files that the disk did not take. */
+  readonly #unsaved = new Map<string, string>();
+  /** Told when the disk stops taking writes (with the reason), and when it has taken all that was kept back (with null). */
+  onTrouble: (why: string | null) => void = () => {};
 
   constructor(dir: string, log: Log) {
     this.dir = dir;
@@ -46,7 +54,8 @@ export class StateStore {
   }
 
   #read<S extends z.ZodType>(name: string, schema: S): z.infer<S> | null {
-    return this.#take(name, readJson(this.path(name), schema));
+    const unsaved = this.#unsaved.get(name);
+    return this.#take(name, unsaved === undefined ? readJson(this.path(name), schema) : parseJson(unsaved, schema));
   }
 
   #take<T>(name: string, result: ReadResult<T>): T | null {
@@ -61,6 +70,31 @@ export class StateStore {
 
   #write(name: string, value: unknown): void {
     writeDurable(this.path(name), `${JSON.stringify(value)}\n`);
+  }
+
+  /** Writes, or keeps in memory what can't be written. */
+  #keep(name: string, value: unknown): void {
+    const worked = this.#unsaved.size === 0;
+    const text = `${JSON.stringify(value)}\n`;
+    try {
+      writeDurable(this.path(name), text);
+      this.#unsaved.delete(name);
+    } catch (error) {
+      this.#unsaved.set(name, text);
+      if (worked) this.#trouble(`${name} can't be written: ${sentence(error)}`);
+    }
+    if (!worked && this.#unsaved.size === 0) this.#trouble(null);
+  }
+
+  #trouble(why: string | null): void {
+    if (why === null) this.#log.info("the state directory takes writes again", { dir: this.dir });
+    else this.#log.error("the state directory takes no writes; going on from memory", { dir: this.dir, why });
+    this.onTrouble(why);
+  }
+
+  /** Tries again to write what the disk did not take. */
+  retryUnsaved(): void {
+    for (const [name, text] of [...this.#unsaved]) this.#keep(name, JSON.parse(text));
   }
 
   keys(): Keys | null {
@@ -100,7 +134,10 @@ export class StateStore {
 
   /** Another host from now on: what was accepted, applied and used as the old one counts no more. */
   forgetHost(): void {
-    for (const name of ["state.json", "applied.json", "epoch.json"]) rmSync(this.path(name), { force: true });
+    for (const name of ["state.json", "applied.json", "epoch.json"]) {
+      this.#unsaved.delete(name);
+      rmSync(this.path(name), { force: true });
+    }
   }
 
   /** The last state accepted, checked against its own hash. */
@@ -114,7 +151,7 @@ export class StateStore {
   }
 
   saveState(state: KeptState): void {
-    this.#write("state.json", { rev: state.rev, sha256: state.sha256, items: state.items });
+    this.#keep("state.json", { rev: state.rev, sha256: state.sha256, items: state.items });
   }
 
   /** The last revision that was applied and verified in every item. */
@@ -123,7 +160,7 @@ export class StateStore {
   }
 
   saveApplied(applied: { rev: number; sha256: string }): void {
-    this.#write("applied.json", { rev: applied.rev, sha256: applied.sha256 });
+    this.#keep("applied.json", { rev: applied.rev, sha256: applied.sha256 });
   }
 
   epoch(): number {
@@ -131,7 +168,7 @@ export class StateStore {
   }
 
   saveEpoch(epoch: number): void {
-    this.#write("epoch.json", { epoch });
+    this.#keep("epoch.json", { epoch });
   }
 
   /** What a table of ours looked like right after we last loaded it; see drivers/nft.ts. */
@@ -141,7 +178,7 @@ export class StateStore {
 
   saveFingerprint(table: string, fingerprint: string): void {
     const all = this.#read("fingerprints.json", fingerprintsSchema) ?? {};
-    this.#write("fingerprints.json", { ...all, [table]: fingerprint });
+    this.#keep("fingerprints.json", { ...all, [table]: fingerprint });
   }
 
   traffic(): Traffic | null {
@@ -149,7 +186,7 @@ export class StateStore {
   }
 
   saveTraffic(traffic: Traffic): void {
-    this.#write("traffic.json", traffic);
+    this.#keep("traffic.json", traffic);
   }
 
   /** Names of the network interfaces this agent made. Nothing else is ever removed. */
@@ -158,6 +195,6 @@ export class StateStore {
   }
 
   saveInterfaces(names: readonly string[]): void {
-    this.#write("interfaces.json", [...new Set(names)].sort());
+    this.#keep("interfaces.json", [...new Set(names)].sort());
   }
 }

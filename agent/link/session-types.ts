@@ -38,7 +38,7 @@ export type SessionAction =
   | { type: "connect"; endpoint: string }
   | { type: "close"; code: number; reason: string }
   | { type: "send"; frame: AgentFrame }
-  /** Durable before the next action of the list is done. */
+  /** Kept before the next action of the list is done: on disk, or in memory while the disk takes nothing. */
   | { type: "saveEpoch"; epoch: number }
   | { type: "saveApplied"; applied: Revision }
   /** Keep it on disk, then bring the kernel to it. */

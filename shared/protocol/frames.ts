@@ -72,7 +72,7 @@ export const ackFrame = z.object({
 /** Something that happened on the host and that an operator should see. */
 export const hostEventSchema = z.object({
   at: z.number(),
-  kind: z.enum(["drift_repaired", "apply_failed", "expired_on_host", "frame_refused"]),
+  kind: z.enum(["drift_repaired", "apply_failed", "expired_on_host", "frame_refused", "disk_failed", "disk_recovered"]),
   item: z.string().max(64).optional(),
   detail: z.string().max(500),
 });
