@@ -13,7 +13,7 @@ export interface PassContext {
 }
 
 export interface PassOutcome {
-  /** Why an item is not as it should be, by item. */
+  /** Why an item is not as it should be, by item; {@link REMOVAL} for what should be gone. */
   errors: Map<string, string>;
   /** Steps made and verified. */
   done: Step[];
@@ -22,6 +22,9 @@ export interface PassOutcome {
   /** What failed earlier and whose time to be tried again has not come. */
   waiting: number;
 }
+
+/** Stands in {@link PassOutcome.errors} for all that no item asks for and that could not be taken away. */
+export const REMOVAL = "removal";
 
 type Planned = { driver: AnyDriver; step: Step; key: string };
 
@@ -45,7 +48,7 @@ export async function runPass(
     const waiting = context.retries.waiting(key, context.mono);
     if (waiting !== undefined) {
       outcome.waiting += 1;
-      blame(outcome, step.items, waiting);
+      blameStep(outcome, step, waiting);
       continue;
     }
     touched.add(driver);
@@ -126,9 +129,14 @@ function keyOf(driver: AnyDriver, step: Step): string {
 function fail(outcome: PassOutcome, context: PassContext, key: string, step: Step, error: string): void {
   context.retries.failed(key, error, context.mono);
   outcome.failed.push({ step, what: step.what, error });
-  blame(outcome, step.items, error);
+  blameStep(outcome, step, error);
 }
 
 function blame(outcome: PassOutcome, items: readonly string[], error: string): void {
   for (const item of items) if (!outcome.errors.has(item)) outcome.errors.set(item, error);
+}
+
+/** A step that only removes is nobody's: without a name of its own its failure would not be told. */
+function blameStep(outcome: PassOutcome, step: Step, error: string): void {
+  blame(outcome, step.items.length > 0 ? step.items : [REMOVAL], error);
 }

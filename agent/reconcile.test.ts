@@ -125,6 +125,23 @@ test("a failed item is named, does not stop the others, and is tried again ever 
   await bench.end();
 });
 
+test("what should be gone and can't be removed is named in the report, so that nobody takes it for gone", async () => {
+  const bench = new Bench();
+  bench.want(1, [1, 2]);
+  await bench.pass(100);
+  bench.kernel.broken.add(2);
+  bench.want(2, [1]);
+  await bench.pass(100);
+  expect(bench.held()).toEqual([1, 2]);
+  const failed = { item: "removal", ok: false, error: "port 2 is broken" };
+  expect(bench.reports.at(-1)).toMatchObject({ rev: 2, allOk: false, results: [{ item: "r1", ok: true }, failed] });
+  bench.kernel.mend();
+  await bench.pass(61_000);
+  expect(bench.held()).toEqual([1]);
+  expect(bench.reports.at(-1)).toMatchObject({ rev: 2, allOk: true, results: [{ item: "r1", ok: true }] });
+  await bench.end();
+});
+
 test("a new state is tried at once, whatever the back-off of the old", async () => {
   const bench = new Bench();
   bench.kernel.broken.add(2);

@@ -4,7 +4,7 @@ import type { Clock } from "./clock.ts";
 import type { Driver, Step } from "./drivers/driver.ts";
 import { nextExpiry } from "./drivers/wireguard-plan.ts";
 import { type Log, sentence } from "./log.ts";
-import { runPass } from "./reconcile-pass.ts";
+import { REMOVAL, runPass } from "./reconcile-pass.ts";
 import { RetryBook } from "./retry-book.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: each driver's own types meet only inside that driver.
@@ -134,6 +134,8 @@ export class Reconciler {
       const error = errors.get(item.id);
       return error === undefined ? { item: item.id, ok: true } : { item: item.id, ok: false, error: cut(error) };
     });
+    const removal = errors.get(REMOVAL);
+    if (removal !== undefined) results.push({ item: REMOVAL, ok: false, error: cut(removal) });
     const { rev, sha256 } = target;
     const settled = failed.length === 0 && outcome.waiting === 0;
     const report = { rev, sha256, results, allOk: settled && results.every((r) => r.ok) };
