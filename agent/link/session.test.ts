@@ -110,6 +110,27 @@ describe("states", () => {
     expect(types(none.frame(none.state(0, [], { unchanged: true })))).toContain("close");
   });
 
+  test("the same state again is no new one: what is being applied goes on, and is reported", () => {
+    const bench = new SessionBench();
+    bench.link(1, items);
+    expect(types(bench.frame(bench.state(1, items)))).toEqual(["recheck"]);
+    expect(types(bench.frame(bench.state(1, [relayItem("r", 40_001)])))).toEqual(["accept"]);
+  });
+
+  test("the hello says what was taken last beside what was applied last", () => {
+    const bench = new SessionBench();
+    bench.link(1, items);
+    const { sha256 } = bench.state(1, items);
+    bench.input({ type: "report", rev: 1, sha256, results: [], allOk: true });
+    const later = bench.state(2, [relayItem("r", 40_001)]);
+    bench.frame(later);
+    bench.input({ type: "closed", why: "gone" });
+    bench.pass(60_000);
+    expect(sent(bench.hello())).toMatchObject([
+      { applied: { rev: 1, sha256 }, accepted: { rev: 2, sha256: later.sha256 } },
+    ]);
+  });
+
   test("the ack comes after the report, and only for the newest state", () => {
     const bench = new SessionBench();
     bench.link(1, items);

@@ -214,7 +214,17 @@ export class LinkSession {
       { type: "saveEpoch", epoch },
       {
         type: "send",
-        frame: { t: "hello", hostId, epoch, signature, version, bootId, capabilities, applied: this.#applied },
+        frame: {
+          t: "hello",
+          hostId,
+          epoch,
+          signature,
+          version,
+          bootId,
+          capabilities,
+          applied: this.#applied,
+          accepted: this.#accepted,
+        },
       },
     ];
   }
@@ -224,6 +234,8 @@ export class LinkSession {
     if (refused) return refused;
     const { rev, sha256, items } = frame;
     const joined = this.#phase === "state";
+    // The control plane sends a state again when it missed the ack: what is being applied goes on.
+    const known = this.#accepted?.rev === rev && this.#accepted.sha256 === sha256;
     this.#phase = "linked";
     this.#accepted = { rev, sha256 };
     if (joined) {
@@ -232,7 +244,7 @@ export class LinkSession {
     }
     return [
       ...(joined ? [{ type: "linked" } as const] : []),
-      items ? { type: "accept", state: { rev, sha256, items } } : { type: "recheck" },
+      items && !known ? { type: "accept", state: { rev, sha256, items } } : { type: "recheck" },
     ];
   }
 

@@ -356,6 +356,62 @@ test("a host whose socket dies is shown as offline, and gets no new connections"
   await until(async () => expect((await rowOf(agent)).state).toBe("offline"));
 });
 
+test("hosts ahead of a restored database are caught up, those too that could not apply all of what they took", async () => {
+  const agent = await enrolled("forward");
+  const sha256 = "0".repeat(64);
+  const link = agent.dial(server.url, { applied: { rev: 40, sha256 }, accepted: { rev: 90, sha256 } });
+  expect((await link.next("state")).rev).toBe(91);
+  const ahead = agent.dial(server.url, { epoch: 2, applied: { rev: 200, sha256 } });
+  expect((await ahead.next("state")).rev).toBe(201);
+});
+
+test("a retired host is told once to hold nothing; when it has verified that, it is sent away and refused, whatever it says", async () => {
+  const agent = await enrolled("boarding");
+  await ok(admin("POST", "/pairs", { boardingHostId: agent.hostId, forwardHostId: forwards[0]?.hostId }));
+  agent.autoAck = false;
+  const link = await agent.join(server.url);
+  const full = await link.next("state", (s) => (s.items?.length ?? 0) > 0);
+  link.ack(full);
+  await ok(admin("POST", `/hosts/${agent.hostId}/retire`));
+  const empty = await link.next("state", (s) => s.items?.length === 0);
+  // Not yet: something could not be removed.
+  link.ack(empty, [{ item: "removal", ok: false, error: "nft: busy" }]);
+  await until(async () => expect((await rowOf(agent)).appliedRev).toBe(empty.rev));
+  expect(link.closed).toBeUndefined();
+  link.cut();
+  const again = await agent.join(server.url);
+  again.ack((await again.next("state")) as typeof empty);
+  expect(await again.next("bye")).toMatchObject({ reason: "removed" });
+  expect(await again.gone()).toMatchObject({ reason: "removed" });
+  for (const applied of [null, { rev: 0, sha256: empty.sha256 }, { rev: full.rev, sha256: full.sha256 }]) {
+    agent.epoch++;
+    expect(await agent.dial(server.url, { applied }).next("bye")).toMatchObject({ reason: "refused" });
+  }
+});
+
+test("a host that sends faster than its frames are written is sent away, and others are served", async () => {
+  const agent = await enrolled("forward");
+  const link = await agent.join(server.url);
+  const frame = JSON.stringify({ t: "observe", at: 1, values: { load1: 1 }, events: [] });
+  for (let i = 0; i < 3000; i++) link.send(frame);
+  expect(await link.gone()).toMatchObject({ reason: "overrun" });
+  expect((await admin("GET", "/healthz")).status).toBe(200);
+  await agent.join(server.url);
+});
+
+test("an ack of other content than was sent is not believed, and operators see it", async () => {
+  const agent = await enrolled("forward");
+  agent.autoAck = false;
+  const link = await agent.join(server.url);
+  link.ack({ rev: link.of("state")[0]?.rev ?? 0, sha256: "f".repeat(64) });
+  expect(await link.next("bye")).toMatchObject({ reason: "bad_frame" });
+  await until(async () => {
+    const { items } = await ok(admin<{ items: { kind: string }[] }>("GET", `/hosts/${agent.hostId}/events`));
+    expect(items.map((event) => event.kind)).toEqual(["ack_refused"]);
+  });
+  expect((await rowOf(agent)).appliedRev).toBeNull();
+});
+
 test("a change that nobody was woken for is found by the sweep", async () => {
   const agent = await enrolled("forward");
   const link = await agent.join(server.url);

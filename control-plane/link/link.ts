@@ -25,6 +25,10 @@ export type Link = {
   seen: boolean;
   /** Effects of one session run one after another, in the order its frames came. */
   tail: Promise<void>;
+  /** How many of them wait. */
+  waiting: number;
+  /** The state it was sent last is that of a host that has been retired: empty. */
+  retired: boolean;
 };
 
 export type LinkClock = { monotonic(): number; wall(): number };

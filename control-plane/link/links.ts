@@ -15,6 +15,8 @@ import { type Action, type CloseReason, ServerSession } from "./session.ts";
 const HELLOS_AT_ONCE = 32;
 /** How far a host's clock may be off before operators are told. Ends on the host are enforced by its own clock. */
 const CLOCK_SKEW_MS = 5_000;
+/** Frames of one host that may wait for the database; one that sends faster than they are written is sent away. */
+const MOST_WAITING = 256;
 /** Drained hosts come back over so long a time each, so that the next process is not met by all at once. */
 const DRAIN_SPREAD_MS_PER_HOST = 2;
 
@@ -71,6 +73,8 @@ export class Links {
       role: "unknown",
       seen: false,
       tail: Promise.resolve(),
+      waiting: 0,
+      retired: false,
     };
     this.#all.add(link);
     if (this.#draining) this.#run(link, link.session.close("draining"));
@@ -136,11 +140,23 @@ export class Links {
       if (action.do === "send") this.send(link, action.frame);
       else if (action.do === "close") this.#close(link, action.reason);
       else if (action.do === "count") this.#ctx.ports.metrics.count("link_frames_refused", { reason: action.what });
+      else if (action.do === "report") this.#report(link, action.kind, action.detail);
       else if (action.do === "clockOffset") this.#noteClock(link, action.ms);
       else if (action.do === "taskEvent") this.#listener.taskEvent(link, action.id, action.seq, action.data);
       else if (action.do === "taskEnd") this.#listener.taskEnd(link, action.id, action.outcome);
-      else link.tail = link.tail.then(() => this.#perform(link, action)).catch((error) => this.#failed(link, error));
+      else if (link.waiting >= MOST_WAITING) this.#run(link, link.session.close("overrun"));
+      else {
+        link.waiting++;
+        link.tail = link.tail
+          .then(() => this.#perform(link, action))
+          .catch((error) => this.#failed(link, error))
+          .finally(() => link.waiting--);
+      }
     }
+  }
+
+  #report({ hello }: Link, kind: "ack_refused", detail: string): void {
+    if (hello !== undefined) this.#record(hello.hostId, () => recordHostEvent(this.#ctx, hello.hostId, kind, detail));
   }
 
   async #perform(link: Link, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
@@ -161,13 +177,18 @@ export class Links {
     const { hello } = link;
     if (hello === undefined) return;
     if (action.do === "load") {
-      const state = await loadState(ctx, hello.hostId);
+      const { retired, ...state } = await loadState(ctx, hello.hostId);
+      link.retired = retired;
       this.#run(link, link.session.loaded(state, this.#clock.monotonic()));
     } else if (action.do === "ack") {
       const { rev, sha256, results } = action.ack;
       if (!(await acknowledge(ctx, hello.hostId, hello.epoch, { rev, sha256, results })))
         return this.#run(link, link.session.close("superseded"));
-      this.#listener.applied(hello.hostId, rev, failedItems(results));
+      const failed = failedItems(results);
+      this.#listener.applied(hello.hostId, rev, failed);
+      // It holds nothing any more, and has nothing to be told ever again.
+      if (link.retired && failed.length === 0 && rev === link.session.sentRev)
+        this.#run(link, link.session.close("removed"));
       if (action.pushedAt !== undefined)
         ctx.ports.metrics.time("push_to_ack_ms", this.#clock.monotonic() - action.pushedAt, { role: link.role });
     } else {

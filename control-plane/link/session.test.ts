@@ -181,6 +181,56 @@ test("a state that is not acknowledged does not hold up the next for ever", () =
   expect(does(b.pass(1))).toContain("load");
 });
 
+test("a state that is not acknowledged in time is sent again, though nothing changed: it may have been lost", () => {
+  const b = new Bench().join(1);
+  for (let waited = 0; waited < 60_000; waited += 10_000) {
+    b.receive({ t: "ping", id: 1, at: 1 });
+    b.pass(10_000);
+  }
+  b.receive({ t: "ping", id: 1, at: 1 });
+  expect(does(b.pass(1))).toEqual(["load"]);
+  expect(frames(b.loaded(1))).toEqual([{ t: "state", ...state(1) }]);
+  expect(does(b.ack(1))).toEqual(["ack"]);
+  expect(does(b.changed())).toEqual(["load"]);
+  expect(b.loaded(1)).toEqual([]);
+});
+
+test("an ack of other content than was sent proves nothing: it is reported, and the host starts anew", () => {
+  const b = new Bench().join(3);
+  const actions = b.receive({ t: "ack", rev: 3, sha256: SHA(99), results: [] });
+  expect(does(actions)).toEqual(["count", "report", "send bye", "close bad_frame"]);
+  expect(actions[1]).toMatchObject({ kind: "ack_refused", detail: expect.stringContaining("revision 3") });
+});
+
+test("an ack that was overtaken by a newer one does not take the host back", () => {
+  const b = new Bench().join(3);
+  b.ack(3);
+  b.changed();
+  b.loaded(4);
+  expect(does(b.ack(3))).toEqual(["ack"]);
+  expect(does(b.ack(4))).toEqual(["ack"]);
+  expect(b.ack(3)).toEqual([{ do: "count", what: "refused_frame" }]);
+  expect(does(b.ack(4))).toEqual(["ack"]);
+});
+
+test("a host that took a later state is not told unchanged: what it could not apply may have changed what it had", () => {
+  const b = new Bench();
+  const applied = { rev: 4, sha256: SHA(4) };
+  b.receive({
+    t: "hello",
+    hostId: HOST,
+    epoch: 3,
+    signature: SIGNATURE,
+    version: "1",
+    bootId: "b",
+    capabilities: [],
+    applied,
+    accepted: { rev: 4, sha256: SHA(5) },
+  });
+  b.do(b.session.identified({ ok: true, session: LINK }));
+  expect(frames(b.loaded(4))).toMatchObject([{ t: "state", rev: 4, items: [] }]);
+});
+
 test("a heartbeat every 15 s; after 40 s of silence the link is dead, and any frame is a sign of life", () => {
   const b = new Bench().join(1);
   expect(b.pass(14_999)).toEqual([]);

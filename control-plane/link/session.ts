@@ -34,6 +34,8 @@ export type Action =
   /** The offset of the host's clock, measured by a ping's midpoint. */
   | { do: "clockOffset"; ms: number }
   | { do: "count"; what: "unknown_frame" | "refused_frame" }
+  /** Something of this host that operators should see. */
+  | { do: "report"; kind: "ack_refused"; detail: string }
   | { do: "close"; reason: CloseReason };
 
 export type CloseReason =
@@ -43,6 +45,8 @@ export type CloseReason =
   | "superseded"
   | "draining"
   | "silent"
+  | "removed"
+  | "overrun"
   | "hello_timeout"
   | "socket_closed";
 
@@ -53,7 +57,7 @@ export type Identified =
 
 type Phase = "challenged" | "identifying" | "joined" | "closed";
 
-/** A state that is not acknowledged for so long does not hold up the next. */
+/** A state that is not acknowledged for so long does not hold up the next, and is sent again if there is none. */
 const ACK_TIMEOUT_MS = 60_000;
 /** How long a socket may stay without a hello. */
 const HELLO_TIMEOUT_MS = 10_000;
@@ -77,6 +81,10 @@ export class ServerSession {
   #loading = false;
   #dirty = false;
   #sentRev: number | undefined;
+  /** The hash of each revision sent on this link, but for those older than one acknowledged since. */
+  readonly #sent = new Map<number, string>();
+  /** What was sent last was not acknowledged in time: it goes out again, whether or not there is a newer one. */
+  #again = false;
 
   constructor(nonce: string, now: number) {
     this.#nonce = nonce;
@@ -110,7 +118,7 @@ export class ServerSession {
     if (this.#phase === "challenged") {
       if (frame.t !== "hello") return [{ do: "count", what: "refused_frame" }, ...this.close("bad_frame")];
       this.#phase = "identifying";
-      this.#held = frame.applied;
+      this.#held = heldBy(frame);
       return [{ do: "identify", hello: frame, nonce: this.#nonce }];
     }
     if (this.#phase !== "joined" || frame.t === "hello")
@@ -128,8 +136,11 @@ export class ServerSession {
         return [{ do: "clockOffset", ms: Math.round(frame.at - (ping.wall + roundTrip / 2)) }];
       }
       case "ack": {
-        // A revision that was never sent on this link is a lie or a mix-up: it proves nothing.
-        if (this.#sentRev === undefined || frame.rev > this.#sentRev) return [{ do: "count", what: "refused_frame" }];
+        const sha256 = this.#sent.get(frame.rev);
+        // A revision that was never sent on this link, or is older than what was acknowledged, is a lie or a mix-up: it proves nothing.
+        if (sha256 === undefined) return [{ do: "count", what: "refused_frame" }];
+        if (sha256 !== frame.sha256) return this.#wrongAck(frame.rev);
+        for (const rev of this.#sent.keys()) if (rev < frame.rev) this.#sent.delete(rev);
         const current = this.#inFlight?.rev === frame.rev ? this.#inFlight : undefined;
         if (current !== undefined) {
           this.#inFlight = undefined;
@@ -144,6 +155,19 @@ export class ServerSession {
       case "task.end":
         return [{ do: "taskEnd", id: frame.id, outcome: frame.outcome }];
     }
+  }
+
+  /** The host says it verified a revision, and means other content than it was sent: operators should know, and it starts anew. */
+  #wrongAck(rev: number): Action[] {
+    return [
+      { do: "count", what: "refused_frame" },
+      {
+        do: "report",
+        kind: "ack_refused",
+        detail: `the host verified revision ${rev} with other content than it was sent`,
+      },
+      ...this.close("bad_frame"),
+    ];
   }
 
   /** The answer to an `identify` action. */
@@ -177,8 +201,10 @@ export class ServerSession {
     this.#loading = false;
     if (this.#phase !== "joined") return [];
     // Nothing new, unless this is the first state of the session, which always goes out.
-    if (this.#sentRev === state.rev) return this.#next();
+    if (this.#sentRev === state.rev && !this.#again) return this.#next();
+    this.#again = false;
     this.#sentRev = state.rev;
+    this.#sent.set(state.rev, state.sha256);
     this.#inFlight = { rev: state.rev, at: now };
     const unchanged = this.#held?.rev === state.rev && this.#held.sha256 === state.sha256;
     const { rev, sha256, items, signature } = state;
@@ -198,7 +224,8 @@ export class ServerSession {
     if (now - this.#lastHeardAt > SILENCE_MS) return this.close("silent");
     if (this.#inFlight !== undefined && now - this.#inFlight.at > ACK_TIMEOUT_MS) {
       this.#inFlight = undefined;
-      return this.#next();
+      this.#again = true;
+      return this.changed();
     }
     if (now - this.#lastPingAt < HEARTBEAT_MS) return [];
     return this.ping(now, wallNow);
@@ -231,6 +258,15 @@ export class ServerSession {
   }
 }
 
+/**
+ * What a host holds, as far as its hello proves it: a later state that it took and could not apply whole may have changed what
+ * it verified before.
+ */
+function heldBy({ applied, accepted }: HelloFrame): { rev: number; sha256: string } | null {
+  if (applied === null || accepted == null) return applied;
+  return accepted.rev === applied.rev && accepted.sha256 === applied.sha256 ? applied : null;
+}
+
 type Bye = Extract<ServerFrame, { t: "bye" }>;
 
 /** What a host is told, and how long it should stay away. */
@@ -240,4 +276,6 @@ const BYES: Partial<Record<CloseReason, Pick<Bye, "reason" | "reconnectAfterMs">
   stale_epoch: { reason: "stale_epoch", reconnectAfterMs: 0 },
   superseded: { reason: "superseded", reconnectAfterMs: 10_000 },
   draining: { reason: "draining", reconnectAfterMs: 1_000 },
+  removed: { reason: "removed", reconnectAfterMs: 3_600_000 },
+  overrun: { reason: "bad_frame", reconnectAfterMs: 30_000 },
 };

@@ -60,7 +60,15 @@ export class FakeAgent {
   }
 
   /** Opens a link and says hello, by default with the next epoch. Does not wait for an answer. */
-  dial(url: string, { epoch = this.epoch + 1, signer = this as FakeAgent, applied = null as unknown } = {}): FakeLink {
+  dial(
+    url: string,
+    {
+      epoch = this.epoch + 1,
+      signer = this as FakeAgent,
+      applied = null as unknown,
+      accepted = undefined as unknown,
+    } = {},
+  ): FakeLink {
     const link = new FakeLink(url, (nonce) => ({
       t: "hello",
       hostId: this.hostId,
@@ -70,6 +78,7 @@ export class FakeAgent {
       bootId: "boot",
       capabilities: [],
       applied,
+      accepted,
     }));
     link.clockOffsetMs = this.clockOffsetMs;
     link.onState = (state) => {

@@ -42,6 +42,8 @@ export const helloFrame = z.object({
   capabilities: z.array(z.string().max(64)).max(64),
   /** The last state the host applied and verified, or null when it never had one. */
   applied: z.object({ rev, sha256: sha256Schema }).nullable(),
+  /** The last state it took, applied or not: it refuses anything older. */
+  accepted: z.object({ rev, sha256: sha256Schema }).nullable().optional(),
 });
 
 export const welcomeFrame = z.object({

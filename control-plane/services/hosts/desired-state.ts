@@ -20,12 +20,13 @@ type Host = typeof t.hosts.$inferSelect;
 export async function desiredState(
   db: Db,
   hostId: Id<"hst">,
-): Promise<{ rev: number; items: StateItem[] } | undefined> {
+): Promise<{ rev: number; items: StateItem[]; retired: boolean } | undefined> {
   const [host] = await db.select().from(t.hosts).where(eq(t.hosts.id, hostId));
   if (host === undefined) return undefined;
-  if (!host.approved || host.state === "retired") return { rev: host.desiredRev, items: [] };
+  const retired = host.state === "retired";
+  if (!host.approved || retired) return { rev: host.desiredRev, items: [], retired };
   const items = await { boarding: boardingItems, forward: forwardItems, exit: exitItems }[host.role](db, host);
-  return { rev: host.desiredRev, items };
+  return { rev: host.desiredRev, items, retired };
 }
 
 /**

@@ -8,7 +8,7 @@ import { type Context, makeId } from "../context.ts";
 const CLONE_AFTER = 3;
 const CLONE_WINDOW_MS = 60_000;
 
-type Kind = "clock_skew" | "session_superseded" | "identity_cloned";
+type Kind = "clock_skew" | "session_superseded" | "identity_cloned" | "ack_refused";
 
 async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {
   const at = ctx.ports.clock.now();

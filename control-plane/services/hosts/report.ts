@@ -19,6 +19,8 @@ export async function joinHost(
   hello: HelloFrame,
 ): Promise<{ joined: true } | { joined: false; epoch: number }> {
   const now = ctx.ports.clock.now();
+  // What it took and could not apply whole counts too: it refuses anything older than that.
+  const newest = Math.max(hello.applied?.rev ?? -1, hello.accepted?.rev ?? -1);
   return transaction(ctx, async (tx) => {
     const { rowsAffected } = await tx.db
       .update(t.hosts)
@@ -31,7 +33,7 @@ export async function joinHost(
         // What the host says it holds is its own proof from before; it is verified again with the next ack.
         appliedRev: hello.applied?.rev ?? null,
         // A control plane restored from a backup is behind its hosts, and they refuse what is older than they hold.
-        desiredRev: sql`MAX(${t.hosts.desiredRev}, ${(hello.applied?.rev ?? -1) + 1} * (${t.hosts.desiredRev} < ${hello.applied?.rev ?? 0}))`,
+        desiredRev: sql`MAX(${t.hosts.desiredRev}, ${newest + 1} * (${t.hosts.desiredRev} < ${newest}))`,
         appliedSha256: hello.applied?.sha256 ?? null,
       })
       .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));
