@@ -21,6 +21,7 @@ export const ID_PREFIXES = {
   job: "job",
   aud: "audit row",
   evt: "host event",
+  rev: "host revision",
   cap: "capture",
   tsk: "task",
   lnk: "link session",

@@ -4,7 +4,11 @@ import type { Id } from "../../shared/ids.ts";
 import type { JobKind, JobPayload } from "../jobs/kinds.ts";
 import type { Db } from "../ports/index.ts";
 import { actorName, type Context, makeId } from "../services/context.ts";
+import { recordRevisions, type Touched } from "./revisions.ts";
 import * as t from "./schema/index.ts";
+
+/** What changes for a host, in words: the same for all of them, or one sentence each. */
+export type Change = string | ((hostId: Id<"hst">) => string);
 
 /** One write transaction with what belongs into it: its audit rows, its jobs, the revisions of the hosts it touches. */
 export interface Transaction {
@@ -13,8 +17,12 @@ export interface Transaction {
   audit(action: string, subject: string, before: unknown, after: unknown): Promise<void>;
   /** Adds a job to the outbox. The dedupe key names the cause; a second job of one cause is not added. */
   job<K extends JobKind>(kind: K, payload: JobPayload<K>, runAt: number, dedupeKey: string): Promise<void>;
-  /** Bumps the desired revision of these hosts, and answers the new ones. They are woken after the commit. */
-  touchHosts(hostIds: readonly Id<"hst">[]): Promise<Map<Id<"hst">, number>>;
+  /**
+   * Bumps the desired revision of these hosts, and answers the new ones. They are woken after the commit.
+   *
+   * @param change what changes for the host, in words for operators
+   */
+  touchHosts(hostIds: readonly Id<"hst">[], change: Change): Promise<Map<Id<"hst">, number>>;
   /** Runs due jobs as soon as this commits. */
   ringAt(runAt: number): void;
 }
@@ -25,17 +33,19 @@ export interface Transaction {
  */
 export async function transaction<T>(ctx: Context, fn: (tx: Transaction) => Promise<T>): Promise<T> {
   const { ports } = ctx;
-  const touched = new Set<Id<"hst">>();
+  const touched: Touched = new Map();
   let ring: number | undefined;
   const ringAt = (runAt: number) => {
     ring = Math.min(ring ?? runAt, runAt);
   };
 
   const result = await ports.db.write(async (db) => {
+    const causes: t.RevisionCause[] = [];
     const answer = await fn({
       db,
       ringAt,
       async audit(action, subject, before, after) {
+        causes.push({ action, subject });
         await db.insert(t.auditLog).values({
           id: makeId(ports, "aud"),
           at: ports.clock.now(),
@@ -63,7 +73,7 @@ export async function transaction<T>(ctx: Context, fn: (tx: Transaction) => Prom
           .onConflictDoNothing();
         ringAt(runAt);
       },
-      async touchHosts(hostIds) {
+      async touchHosts(hostIds, change) {
         const ids = [...new Set(hostIds)];
         if (ids.length === 0) return new Map();
         const rows = await db
@@ -71,15 +81,19 @@ export async function transaction<T>(ctx: Context, fn: (tx: Transaction) => Prom
           .set({ desiredRev: sql`desired_rev + 1` })
           .where(inArray(t.hosts.id, ids))
           .returning({ id: t.hosts.id, rev: t.hosts.desiredRev });
-        for (const row of rows) touched.add(row.id);
+        for (const { id, rev } of rows) {
+          const changes = touched.get(id)?.changes ?? [];
+          touched.set(id, { rev, changes: [...changes, typeof change === "string" ? change : change(id)] });
+        }
         return new Map(rows.map((row) => [row.id, row.rev]));
       },
     });
+    await recordRevisions(ports, db, touched, { actor: actorName(ctx.actor), requestId: ctx.requestId, causes });
     if (ctx.idempotency !== undefined) await keepAnswer(ctx, db, answer);
     return answer;
   });
 
-  if (touched.size > 0) ports.fleet.wake([...touched]);
+  if (touched.size > 0) ports.fleet.wake([...touched.keys()]);
   if (ring !== undefined) ports.jobBell.ring(ring);
   return result;
 }

@@ -36,7 +36,7 @@ export function detachedPorts(given: {
     signer,
     fleet: detachedFleet(),
     jobBell: { ring: () => {} },
-    cloud: staticCloud(db),
+    cloud: staticCloud({ db, clock: webClock, random: webRandom }),
     captures: noCaptures(),
     running: nothingRunning(),
     releases: noReleases(),

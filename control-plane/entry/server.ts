@@ -66,7 +66,7 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
     signer: await webcryptoSigner(parts.signingKey),
     fleet: hub,
     jobBell: runner.bell,
-    cloud: staticCloud(db),
+    cloud: staticCloud({ db, clock, random }),
     captures: await directoryCaptures(join(parts.dataDir, "captures")),
     running,
     releases: directoryReleases(env.RELEASES_DIR ?? RELEASES),

@@ -251,7 +251,7 @@ export class Links {
     // A host told to come back in a moment is not shown as lost.
     if (reason === "draining") return;
     link.tail = link.tail
-      .then(() => leaveHost(this.#ctx, hello.hostId, hello.epoch))
+      .then(() => leaveHost(this.#ctx, hello.hostId, hello.epoch, reason))
       .catch((error) => this.#ctx.ports.log.error("could not mark a host offline", { hostId: hello.hostId, error }));
   }
 

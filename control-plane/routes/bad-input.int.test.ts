@@ -8,7 +8,7 @@ import { type Answer, type Harness, openHarness, type Problem } from "../testing
 import { note } from "../testing/note.ts";
 import { makeThings, pathOf, type Things, unknownId } from "../testing/route-table.ts";
 import { dumpTables } from "../testing/tables.ts";
-import type { Access } from "./define.ts";
+import { type Access, LINE_OR } from "./define.ts";
 import { operationsOf } from "./openapi.ts";
 
 /** How an operation is tested: by whom it may be done, and what its path names. */
@@ -61,6 +61,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /orders/:orderId/cancel": { who: "owner", foreign: true },
   "GET /lines": { who: "owner" },
   "GET /lines/:lineId": { who: "owner", foreign: true },
+  "GET /lines/:lineId/diagnosis": { who: "admin" },
   "POST /lines/:lineId/tokens": { who: "owner", foreign: true },
   "GET /lines/:lineId/tokens": { who: "owner", foreign: true },
   "DELETE /lines/:lineId/tokens/:tokenId": { who: "owner", foreign: true },
@@ -86,7 +87,9 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /agent/releases/:version/:file": { who: "anyone" },
   "GET /hosts": { who: "admin" },
   "GET /hosts/:hostId": { who: "admin" },
+  "GET /fleet": { who: "admin" },
   "GET /hosts/:hostId/events": { who: "admin" },
+  "GET /hosts/:hostId/log": { who: "admin" },
   "PATCH /hosts/:hostId": { who: "admin" },
   "POST /hosts/:hostId/approve": { who: "admin" },
   "POST /hosts/:hostId/drain": { who: "admin" },
@@ -292,7 +295,7 @@ function whoCases(access: Access, key: string, path: string): Case[] {
   });
   for (const role of ["owner", "support", "finance", "admin"] as const) {
     const { actor } = things[role].ctx;
-    const needed: Permission = access === "line-or-user" ? "lines:use" : access;
+    const needed = LINE_OR[access] ?? (access as Permission);
     if (actor.kind === "user" && !ROLE_PERMISSIONS[actor.role].has(needed))
       cases.push({
         name: `no permission: ${role}`,

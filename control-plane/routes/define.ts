@@ -14,10 +14,16 @@ export type Env = {
 };
 
 /**
- * Who a route is for: one permission of a signed-in user; anyone; a line token or a user; or a credential that the verb
- * checks by itself (enrolment and upload tokens).
+ * Who a route is for: one permission of a signed-in user; anyone; a line token, or a user who may use lines (or read them);
+ * or a credential that the verb checks by itself (enrolment and upload tokens).
  */
-export type Access = Permission | "public" | "line-or-user" | "own-credential";
+export type Access = Permission | "public" | "line-or-user" | "line-or-reader" | "own-credential";
+
+/** What a user needs where a line token is enough too. */
+export const LINE_OR: Readonly<Partial<Record<Access, Permission>>> = {
+  "line-or-user": "lines:use",
+  "line-or-reader": "lines:read",
+};
 
 /** What a route declares of itself. The permission is checked before anything else of the request is looked at. */
 export type RouteSpec = {
@@ -60,9 +66,8 @@ export function route(spec: RouteSpec): MiddlewareHandler<Env> {
 function authorize(actor: Actor, access: Access): void {
   if (access === "public" || access === "own-credential") return;
   if (actor.kind === "anonymous") throw new AppError("unauthenticated");
-  if (access === "line-or-user") {
-    if (actor.kind === "line" || (actor.kind === "user" && actor.permissions.has("lines:use"))) return;
-  } else if (actor.kind === "user" && actor.permissions.has(access)) return;
+  const needed = LINE_OR[access] ?? (access as Permission);
+  if (actor.kind === "line" ? access in LINE_OR : actor.kind === "user" && actor.permissions.has(needed)) return;
   throw new AppError("forbidden");
 }
 

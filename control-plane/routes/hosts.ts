@@ -10,9 +10,11 @@ import {
   enrolmentTokenView,
   listEnrolmentTokens,
 } from "../services/hosts/enrolment-tokens.ts";
+import { fleetView, readFleet } from "../services/hosts/fleet.ts";
 import { drainHost, resumeHost, retireHost } from "../services/hosts/life.ts";
+import { hostLogQuery, hostLogView, readHostLog } from "../services/hosts/log.ts";
 import { createPair, listPairs, pairInput } from "../services/hosts/pairs.ts";
-import { getHost, hostEventView, listHostEvents, listHosts } from "../services/hosts/read.ts";
+import { getHost, hostEventView, hostQuery, listHostEvents, listHosts } from "../services/hosts/read.ts";
 import { replaceHost, replaceHostInput } from "../services/hosts/replace.ts";
 import { approveHost, updateHost, updateHostInput } from "../services/hosts/update.ts";
 import { hostView, pairView } from "../services/hosts/views.ts";
@@ -61,7 +63,7 @@ export const hostRoutes = new Hono<Env>()
   .get(
     "/hosts",
     route({ access: "hosts:read", summary: "Hosts: link, configuration and path apart", answer: pageView(hostView) }),
-    input("query", pageQuery),
+    input("query", hostQuery),
     async (c) => c.json(await listHosts(contextOf(c), c.req.valid("query"))),
   )
   .get(
@@ -69,6 +71,26 @@ export const hostRoutes = new Hono<Env>()
     route({ access: "hosts:read", summary: "One host", answer: hostView }),
     input("param", hostParam),
     async (c) => c.json(await getHost(contextOf(c), c.req.valid("param").hostId)),
+  )
+  .get(
+    "/fleet",
+    route({
+      access: "hosts:read",
+      summary: "The fleet in counts: states, versions, what lags or fails",
+      answer: fleetView,
+    }),
+    async (c) => c.json(await readFleet(contextOf(c))),
+  )
+  .get(
+    "/hosts/:hostId/log",
+    route({
+      access: "hosts:read",
+      summary: "Why a host is as it is: revisions with cause and acknowledgement, events, actions; newest first",
+      answer: pageView(hostLogView),
+    }),
+    input("param", hostParam),
+    input("query", hostLogQuery),
+    async (c) => c.json(await readHostLog(contextOf(c), c.req.valid("param").hostId, c.req.valid("query"))),
   )
   .get(
     "/hosts/:hostId/events",

@@ -6,6 +6,7 @@ import { readConfiguration } from "../services/connections/configuration.ts";
 import { openConnection, openInput, openQuery, openView } from "../services/connections/open.ts";
 import { listConnections, requireConnection } from "../services/connections/read.ts";
 import { connectionView, viewConnection } from "../services/connections/views.ts";
+import { diagnoseLine, diagnosisView } from "../services/lines/diagnosis.ts";
 import { getLine, listLines } from "../services/lines/read.ts";
 import {
   createLineToken,
@@ -34,6 +35,16 @@ export const lineRoutes = new Hono<Env>()
     route({ access: "lines:read", summary: "One line; operators see its provisioning too", answer: lineDetailView }),
     input("param", lineParam),
     async (c) => c.json(await getLine(contextOf(c), c.req.valid("param").lineId)),
+  )
+  .get(
+    "/lines/:lineId/diagnosis",
+    route({
+      access: "hosts:read",
+      summary: "Why can't the client connect: findings, and the facts behind them",
+      answer: diagnosisView,
+    }),
+    input("param", lineParam),
+    async (c) => c.json(await diagnoseLine(contextOf(c), c.req.valid("param").lineId)),
   )
   .post(
     "/lines/:lineId/tokens",
@@ -84,7 +95,7 @@ export const lineRoutes = new Hono<Env>()
   )
   .get(
     "/connections/:connectionId",
-    route({ access: "line-or-user", summary: "One connection", answer: connectionView }),
+    route({ access: "line-or-reader", summary: "One connection", answer: connectionView }),
     input("param", connectionParam),
     async (c) => c.json(viewConnection(await requireConnection(contextOf(c), c.req.valid("param").connectionId))),
   )
@@ -102,7 +113,7 @@ export const lineRoutes = new Hono<Env>()
   )
   .get(
     "/connections/:connectionId/configuration",
-    route({ access: "line-or-user", summary: "What a WireGuard client needs", answer: z.unknown() }),
+    route({ access: "line-or-reader", summary: "What a WireGuard client needs", answer: z.unknown() }),
     input("param", connectionParam),
     async (c) => {
       const { configuration } = await readConfiguration(contextOf(c), c.req.valid("param").connectionId);
@@ -111,7 +122,7 @@ export const lineRoutes = new Hono<Env>()
   )
   .get(
     "/connections/:connectionId/configuration.conf",
-    route({ access: "line-or-user", summary: "The same as a file for WireGuard clients", produces: "text/plain" }),
+    route({ access: "line-or-reader", summary: "The same as a file for WireGuard clients", produces: "text/plain" }),
     input("param", connectionParam),
     async (c) => {
       const { conf } = await readConfiguration(contextOf(c), c.req.valid("param").connectionId);
@@ -120,7 +131,7 @@ export const lineRoutes = new Hono<Env>()
   )
   .get(
     "/connections/:connectionId/configuration.svg",
-    route({ access: "line-or-user", summary: "The same as a QR code", produces: "image/svg+xml" }),
+    route({ access: "line-or-reader", summary: "The same as a QR code", produces: "image/svg+xml" }),
     input("param", connectionParam),
     async (c) => {
       const { qrSvg } = await readConfiguration(contextOf(c), c.req.valid("param").connectionId);

@@ -77,13 +77,12 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
   "orders:read": ["GET /orders", "GET /orders/:orderId"],
   "lines:read": ["GET /lines", "GET /lines/:lineId", "GET /lines/:lineId/connections"],
   "lines:use": ["DELETE /lines/:lineId/tokens/:tokenId", "GET /lines/:lineId/tokens", "POST /lines/:lineId/tokens"],
-  "line-or-user": [
-    "DELETE /connections/:connectionId",
+  "line-or-user": ["DELETE /connections/:connectionId", "POST /connections"],
+  "line-or-reader": [
     "GET /connections/:connectionId",
     "GET /connections/:connectionId/configuration",
     "GET /connections/:connectionId/configuration.conf",
     "GET /connections/:connectionId/configuration.svg",
-    "POST /connections",
   ],
   "hosts:write": [
     "GET /enrolment-tokens",
@@ -97,7 +96,15 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "POST /pairs",
   ],
   "own-credential": ["GET /agent/captures/:captureId/data", "POST /agent/enrol", "PUT /agent/captures/:captureId/data"],
-  "hosts:read": ["GET /hosts", "GET /hosts/:hostId", "GET /hosts/:hostId/events", "GET /pairs"],
+  "hosts:read": [
+    "GET /fleet",
+    "GET /hosts",
+    "GET /hosts/:hostId",
+    "GET /hosts/:hostId/events",
+    "GET /hosts/:hostId/log",
+    "GET /lines/:lineId/diagnosis",
+    "GET /pairs",
+  ],
   "diagnostics:run": [
     "GET /captures",
     "GET /captures/:captureId",
@@ -180,8 +187,8 @@ test("every role on every route: allowed or refused as the permissions say", asy
       let expected = "forbidden";
       if (access === "public") expected = "allowed";
       else if (held === "nobody") expected = "unauthenticated";
-      else if (access === "line-or-user") {
-        if (held === "line" || held.has("lines:use")) expected = "allowed";
+      else if (access === "line-or-user" || access === "line-or-reader") {
+        if (held === "line" || held.has(access === "line-or-user" ? "lines:use" : "lines:read")) expected = "allowed";
       } else if (held !== "line" && held.has(access)) expected = "allowed";
       const actual = await ask(method, path, headers);
       asked++;

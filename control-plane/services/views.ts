@@ -27,6 +27,9 @@ export function page<R extends { id: string }, V>(rows: R[], limit: number, view
   return { items: items.map(view), nextCursor: rows.length > limit ? (items.at(-1)?.id ?? null) : null };
 }
 
+/** A yes or no of a query. */
+export const flagQuery = z.enum(["true", "false"]).transform((value) => value === "true");
+
 /** A short name people give things. */
 export const nameSchema = z
   .string()

@@ -147,7 +147,7 @@ export async function openHarness(options: HarnessOptions = {}): Promise<Harness
     signer: await webcryptoSigner(Buffer.alloc(32, 7).toString("base64")),
     fleet,
     jobBell: { ring() {} },
-    cloud: staticCloud(db),
+    cloud: staticCloud({ db, clock, random }),
     captures: await directoryCaptures(join(directory, "captures")),
     running: inProcessRunning(),
     releases: options.releases ?? noReleases(),

@@ -49,7 +49,7 @@ async function changes(rate: number, seconds: number): Promise<ChangesResult> {
     const hostId = hosts[(n * 7919) % hosts.length];
     if (hostId === undefined) return;
     const askedAt = performance.now();
-    const rev = await transaction(ctx, async (tx) => (await tx.touchHosts([hostId])).get(hostId) ?? 0);
+    const rev = await transaction(ctx, async (tx) => (await tx.touchHosts([hostId], "benchmark")).get(hostId) ?? 0);
     if (n % FOLLOW_EVERY !== 0) return;
     followed.push(
       ports.fleet.waitApplied([{ hostId, rev }], 20_000).then(([applied]) => {

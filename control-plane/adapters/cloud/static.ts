@@ -1,13 +1,15 @@
 import { and, asc, eq, isNotNull, sql } from "drizzle-orm";
+import { recordRevisions } from "../../db/revisions.ts";
 import * as t from "../../db/schema/index.ts";
 import { isUniqueViolation } from "../../db/transaction.ts";
-import type { Cloud, Database } from "../../ports/index.ts";
+import type { Cloud, Ports } from "../../ports/index.ts";
 
 /**
  * The cloud of registered hosts: operators put exits and their addresses in place, a line takes one from its region's pool.
  * The unique index on `lines.exit_host_id` is what keeps two lines from sharing one.
  */
-export function staticCloud(db: Database): Cloud {
+export function staticCloud(ports: Pick<Ports, "db" | "clock" | "random">): Cloud {
+  const { db } = ports;
   return {
     async takeExit({ lineId, regionId }) {
       try {
@@ -36,7 +38,15 @@ export function staticCloud(db: Database): Cloud {
           if (free === undefined) return "wait";
           await tx.update(t.lines).set({ exitHostId: free.id }).where(eq(t.lines.id, lineId));
           // From this commit on the exit's state holds the line's tunnel.
-          await tx.update(t.hosts).set({ desiredRev: sql`desired_rev + 1` }).where(eq(t.hosts.id, free.id));
+          const [raised] = await tx
+            .update(t.hosts)
+            .set({ desiredRev: sql`desired_rev + 1` })
+            .where(eq(t.hosts.id, free.id))
+            .returning({ rev: t.hosts.desiredRev });
+          const changes = [`taken by line ${lineId}: its tunnel and whitelist added`];
+          const causes = [{ action: "line.take_exit", subject: lineId }];
+          const touched = new Map([[free.id, { rev: raised?.rev ?? 0, changes }]]);
+          await recordRevisions(ports, tx, touched, { actor: "system:cloud", causes });
           return { hostId: free.id };
         });
       } catch (error) {

@@ -48,8 +48,12 @@ export const hosts = sqliteTable(
     appliedSha256: text(),
     appliedResults: json<ItemResult[]>(),
     appliedAt: instant(),
+    /** Since when items of the host fail; null when the last acknowledgement named none. */
+    failingSince: instant(),
     /** Of the newest session; an older one's acks are refused. */
     epoch: integer().notNull(),
+    /** When that session joined. */
+    linkedAt: instant(),
     lastSeenAt: instant(),
     observed: json<Observation>(),
     createdAt: instant().notNull(),
@@ -71,6 +75,34 @@ export const hostEvents = sqliteTable(
     detail: text().notNull(),
   },
   (t) => [index("host_events_host").on(t.hostId, t.id)],
+);
+
+/** What led to a revision: an audit row of the same transaction. */
+export type RevisionCause = { action: string; subject: string };
+
+/** Why a host's desired revision grew, by whom, what changed, and when the host had applied it. A row a transaction. */
+export const hostRevisions = sqliteTable(
+  "host_revisions",
+  {
+    id: id("rev").primaryKey(),
+    hostId: id("hst")
+      .notNull()
+      .references(() => hosts.id),
+    rev: integer().notNull(),
+    at: instant().notNull(),
+    actor: text().notNull(),
+    requestId: text(),
+    causes: json<RevisionCause[]>().notNull(),
+    /** In words, a sentence a change. */
+    changes: json<string[]>().notNull(),
+    /** The first acknowledgement of this revision or a later one, and the items that failed then. */
+    appliedAt: instant(),
+    failed: json<string[]>(),
+  },
+  (t) => [
+    index("host_revisions_host").on(t.hostId, t.id),
+    index("host_revisions_waiting").on(t.hostId, t.rev).where(sql`applied_at IS NULL`),
+  ],
 );
 
 export const enrolmentTokens = sqliteTable(

@@ -4,6 +4,7 @@ import { AppError } from "../../../shared/errors.ts";
 import { type Id, idSchema } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
+import { changeInWords } from "../catalogue/put.ts";
 import type { Context } from "../context.ts";
 import { whitelistInput } from "../views.ts";
 
@@ -38,7 +39,7 @@ export async function putAccountWhitelist(
       .insert(t.accountWhitelists)
       .values({ userId, ...input })
       .onConflictDoUpdate({ target: t.accountWhitelists.userId, set: input });
-    await touchExits(tx, userId);
+    await touchExits(tx, userId, `whitelist: the account's own list changed (${changeInWords(before, input)})`);
     await tx.audit("account_whitelist.put", userId, before ?? null, input);
     return { userId, ...input };
   });
@@ -52,15 +53,18 @@ export async function deleteAccountWhitelist(ctx: Context, userId: Id<"usr">): P
       await tx.db.delete(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId)),
       new AppError("not_found"),
     );
-    await touchExits(tx, userId);
+    await touchExits(tx, userId, "whitelist: the account's own list was taken away, its service types count again");
     await tx.audit("account_whitelist.delete", userId, before ?? null, null);
   });
 }
 
-async function touchExits(tx: Transaction, userId: Id<"usr">): Promise<void> {
+async function touchExits(tx: Transaction, userId: Id<"usr">, change: string): Promise<void> {
   const rows = await tx.db
     .select({ hostId: t.lines.exitHostId })
     .from(t.lines)
     .where(and(eq(t.lines.userId, userId), isNotNull(t.lines.exitHostId)));
-  await tx.touchHosts(rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId])));
+  await tx.touchHosts(
+    rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId])),
+    change,
+  );
 }

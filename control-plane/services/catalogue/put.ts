@@ -98,8 +98,24 @@ export async function putServiceType(ctx: Context, id: string, input: z.infer<ty
       .from(t.lineServiceTypes)
       .innerJoin(t.lines, eq(t.lines.id, t.lineServiceTypes.lineId))
       .where(eq(t.lineServiceTypes.serviceTypeId, id));
-    await tx.touchHosts(exits.flatMap(({ hostId }) => (hostId === null ? [] : [hostId])));
+    await tx.touchHosts(
+      exits.flatMap(({ hostId }) => (hostId === null ? [] : [hostId])),
+      `whitelist: service type ${id} changed (${changeInWords(before, row)})`,
+    );
     await tx.audit("service_type.put", id, before ?? null, row);
     return viewRow(row);
   });
+}
+
+type Whitelist = { cidrs: readonly string[]; domains: readonly string[] };
+
+/** How many networks and names came and went, in words. */
+export function changeInWords(before: Whitelist | undefined, after: Whitelist | undefined): string {
+  const count = (of: keyof Whitelist, what: string) => {
+    const [old, now] = [new Set(before?.[of]), new Set(after?.[of])];
+    const added = [...now].filter((entry) => !old.has(entry)).length;
+    const gone = [...old].filter((entry) => !now.has(entry)).length;
+    return added + gone === 0 ? [] : [`${what} +${added} -${gone}`];
+  };
+  return [...count("cidrs", "networks"), ...count("domains", "names")].join(", ") || "same entries";
 }

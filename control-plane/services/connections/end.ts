@@ -21,7 +21,11 @@ export async function endConnection(
     .where(and(eq(t.connections.lineId, lineId), eq(t.connections.state, "active")))
     .returning();
   if (ended === undefined) return undefined;
-  await tx.touchHosts([ended.forwardHostId, ended.exitHostId]);
+  await tx.touchHosts([ended.forwardHostId, ended.exitHostId], (hostId) =>
+    hostId === ended.exitHostId
+      ? `peer of connection ${ended.id} removed (${reason})`
+      : `relay of port ${ended.port} removed: connection ${ended.id} ended (${reason})`,
+  );
   await tx.audit("connection.close", ended.id, { state: "active" }, { state: "closed", reason });
   return ended;
 }

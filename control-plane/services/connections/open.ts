@@ -126,18 +126,24 @@ async function insertConnection(
         throw new AppError("conflict", "A newer connection of the line was opened meanwhile.");
       const { pair, port } = await chooseSlot(ctx, tx, found.line, exclude);
       await tx.db.update(t.pairs).set({ lastPort: port }).where(eq(t.pairs.id, pair.id));
-      const revs = await tx.touchHosts([pair.forwardHostId, found.line.exitHostId]);
+      const id = makeId(ports, "con");
+      const { exitHostId } = found.line;
+      const revs = await tx.touchHosts([pair.forwardHostId, exitHostId], (hostId) =>
+        hostId === exitHostId
+          ? `peer of connection ${id} added`
+          : `relay of port ${port} to exit ${exitHostId} added for connection ${id}`,
+      );
       const row: Connection = {
-        id: makeId(ports, "con"),
+        id,
         lineId,
         pairId: pair.id,
         forwardHostId: pair.forwardHostId,
-        exitHostId: found.line.exitHostId,
+        exitHostId,
         port,
         clientPublicKey,
         state: "active",
         forwardRev: revs.get(pair.forwardHostId) ?? 0,
-        exitRev: revs.get(found.line.exitHostId) ?? 0,
+        exitRev: revs.get(exitHostId) ?? 0,
         openedAt: now,
         closedAt: null,
         closeReason: null,

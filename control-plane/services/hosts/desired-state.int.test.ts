@@ -1,4 +1,4 @@
-import { eq, sql } from "drizzle-orm";
+import { and, eq, sql } from "drizzle-orm";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { canonicalJson } from "../../../shared/canonical.ts";
@@ -50,7 +50,7 @@ async function statesOf(db: Db): Promise<States> {
   return states;
 }
 
-/** Watches every write transaction: one that changes what a host should hold must raise that host's revision with it. */
+/** Watches every write transaction: one that changes what a host should hold must raise that host's revision with it, and say why. */
 async function watchRevisions(h: Harness): Promise<{ faults: string[]; changes: number }> {
   const seen = { faults: [] as string[], changes: 0 };
   const { write } = h.ports.db;
@@ -66,6 +66,11 @@ async function watchRevisions(h: Harness): Promise<{ faults: string[]; changes: 
         if (after.content === was.content) continue;
         seen.changes++;
         if (after.rev <= was.rev) seen.faults.push(`${id} at ${after.rev}: ${was.content} → ${after.content}`);
+        const [why] = await tx
+          .select({ changes: t.hostRevisions.changes })
+          .from(t.hostRevisions)
+          .where(and(eq(t.hostRevisions.hostId, id as Id<"hst">), eq(t.hostRevisions.rev, after.rev)));
+        if ((why?.changes.length ?? 0) === 0) seen.faults.push(`${id} at ${after.rev}: no word of why`);
       }
       return result;
     });
@@ -228,7 +233,7 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
         capabilities: [],
         applied,
       });
-    else if (c.what === "leave") await leaveHost(ctx, host.id, host.epoch);
+    else if (c.what === "leave") await leaveHost(ctx, host.id, host.epoch, "silent");
     else if (c.what === "ack") await acknowledge(ctx, host.id, host.epoch, { ...applied, results: [] });
     else await observe(ctx, host.id, host.epoch, { load1: step }, []);
   } else {

@@ -8,9 +8,10 @@ import { type Context, makeId } from "../context.ts";
 const CLONE_AFTER = 3;
 const CLONE_WINDOW_MS = 60_000;
 
-type Kind = "clock_skew" | "session_superseded" | "identity_cloned" | "ack_refused";
+type Kind = "clock_skew" | "session_superseded" | "identity_cloned" | "ack_refused" | "link_up" | "link_down";
 
-async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {
+/** Something about a host that operators should see, as part of the caller's transaction. */
+export async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {
   const at = ctx.ports.clock.now();
   await tx.db.insert(t.hostEvents).values({ id: makeId(ctx.ports, "evt"), hostId, at, kind, item: null, detail });
 }

@@ -6,7 +6,7 @@ import * as t from "../../db/schema/index.ts";
 import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
 import { dependentHosts } from "./desired-state.ts";
-import { viewHost } from "./views.ts";
+import { presentHost } from "./present.ts";
 
 /** A host's row. Throws `not_found`. */
 export async function requireHost(tx: Pick<Transaction, "db">, id: Id<"hst">): Promise<typeof t.hosts.$inferSelect> {
@@ -27,7 +27,7 @@ async function move(ctx: Context, id: Id<"hst">, from: HostState[], to: HostStat
       new AppError("conflict", otherwise),
     );
     await tx.audit(`host.${to}`, id, { state: before.state }, { state: to });
-    return viewHost({ ...before, state: to }, ctx.ports.clock.now());
+    return presentHost(tx.db, { ...before, state: to }, ctx.ports.clock.now());
   });
 }
 
@@ -54,14 +54,16 @@ export async function retireHost(ctx: Context, id: Id<"hst">) {
     await retire(tx, id);
     const after = await requireHost(tx, id);
     await tx.audit("host.retired", id, { state: before.state }, { state: "retired" });
-    return viewHost(after, ctx.ports.clock.now());
+    return presentHost(tx.db, after, ctx.ports.clock.now());
   });
 }
 
 /** The state, and the revisions of everyone whose desired state it changes. */
 export async function retire(tx: Transaction, id: Id<"hst">): Promise<void> {
   await tx.db.update(t.hosts).set({ state: "retired" }).where(eq(t.hosts.id, id));
-  await tx.touchHosts(await dependentHosts(tx.db, id));
+  await tx.touchHosts(await dependentHosts(tx.db, id), (hostId) =>
+    hostId === id ? "retired: it should hold nothing" : `next hop ${id} retired`,
+  );
 }
 
 async function isNeeded(tx: Transaction, id: Id<"hst">): Promise<boolean> {

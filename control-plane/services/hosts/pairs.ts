@@ -51,10 +51,14 @@ export async function createPair(ctx: Context, input: z.infer<typeof pairInput>)
       createdAt: ctx.ports.clock.now(),
     };
     await tx.db.insert(t.pairs).values(row);
-    await tx.touchHosts([row.boardingHostId, row.forwardHostId]);
+    await tx.touchHosts([row.boardingHostId, row.forwardHostId], `ports ${portsOf(row)} paired (${row.id})`);
     await tx.audit("pair.create", row.id, null, viewPair(row));
     return viewPair(row);
   });
+}
+
+function portsOf({ startPort, maxLoad }: { startPort: number; maxLoad: number }): string {
+  return `${startPort} to ${startPort + maxLoad - 1}`;
 }
 
 async function hostOfRole(tx: Transaction, id: Id<"hst">, role: "boarding" | "forward") {

@@ -1,4 +1,5 @@
-import type * as t from "../../db/schema/index.ts";
+import { and, eq, gt, type SQL } from "drizzle-orm";
+import * as t from "../../db/schema/index.ts";
 
 type Host = typeof t.hosts.$inferSelect;
 
@@ -15,4 +16,9 @@ export function addressFrom(from: Host, to: Host): string | null {
 /** Joined and answering, as far as the database knows. A control plane that died leaves "online" behind; the time tells. */
 export function isOnline(host: Pick<Host, "state" | "lastSeenAt">, now: number): boolean {
   return host.state === "online" && host.lastSeenAt !== null && host.lastSeenAt > now - FRESH_MS;
+}
+
+/** The same as a condition, for lists and counts. */
+export function isOnlineSql(now: number): SQL | undefined {
+  return and(eq(t.hosts.state, "online"), gt(t.hosts.lastSeenAt, now - FRESH_MS));
 }

@@ -8,7 +8,7 @@ import { endConnection } from "../connections/end.ts";
 import type { Context } from "../context.ts";
 import { dependentHosts } from "./desired-state.ts";
 import { requireHost, retire } from "./life.ts";
-import { viewHost } from "./views.ts";
+import { presentHost } from "./present.ts";
 
 export const replaceHostInput = z.object({ byHostId: idSchema("hst") });
 
@@ -29,9 +29,9 @@ export async function replaceHost(ctx: Context, id: Id<"hst">, input: z.infer<ty
     const before = await dependentHosts(tx.db, old.id);
     await TAKE_OVER[old.role](ctx, tx, old, by);
     await retire(tx, old.id);
-    await tx.touchHosts([...before, ...(await dependentHosts(tx.db, by.id))]);
+    await tx.touchHosts([...before, ...(await dependentHosts(tx.db, by.id))], `host ${by.id} replaces ${old.id}`);
     await tx.audit("host.replaced", old.id, { state: old.state }, { state: "retired", by: by.id });
-    return viewHost(await requireHost(tx, by.id), ctx.ports.clock.now());
+    return presentHost(tx.db, await requireHost(tx, by.id), ctx.ports.clock.now());
   });
 }
 

@@ -1,9 +1,10 @@
-import { and, eq, inArray, lt, sql } from "drizzle-orm";
+import { and, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { HelloFrame, HostEvent, Observation } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
+import { insertEvent } from "./events.ts";
 
 /**
  * What a host reports over its link. Every write is scoped to the session's host and epoch, so a session that was
@@ -28,6 +29,7 @@ export async function joinHost(
         epoch: hello.epoch,
         version: hello.version,
         bootId: hello.bootId,
+        linkedAt: now,
         lastSeenAt: now,
         state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
         // What the host says it holds is its own proof from before; it is verified again with the next ack.
@@ -37,19 +39,27 @@ export async function joinHost(
         appliedSha256: hello.applied?.sha256 ?? null,
       })
       .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));
-    if (rowsAffected === 1) return { joined: true as const };
+    if (rowsAffected === 1) {
+      const holds = hello.applied === null ? "no state" : `revision ${hello.applied.rev}`;
+      await insertEvent(ctx, tx, hello.hostId, "link_up", `version ${hello.version}, holds ${holds}`);
+      return { joined: true as const };
+    }
     const [row] = await tx.db.select({ epoch: t.hosts.epoch }).from(t.hosts).where(eq(t.hosts.id, hello.hostId));
     return { joined: false as const, epoch: row?.epoch ?? 0 };
   });
 }
 
 /** The session of that epoch ended; a newer session's host stays online. */
-export async function leaveHost(ctx: Context, hostId: Id<"hst">, epoch: number): Promise<void> {
+export async function leaveHost(ctx: Context, hostId: Id<"hst">, epoch: number, why: string): Promise<void> {
   await transaction(ctx, async (tx) => {
-    await tx.db
+    const { rowsAffected } = await tx.db
       .update(t.hosts)
-      .set({ state: "offline" })
-      .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch), eq(t.hosts.state, "online")));
+      .set({
+        state: sql`CASE WHEN ${t.hosts.state} = 'online' THEN 'offline' ELSE ${t.hosts.state} END`,
+        linkedAt: null,
+      })
+      .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch)));
+    if (rowsAffected === 1) await insertEvent(ctx, tx, hostId, "link_down", why);
   });
 }
 
@@ -61,10 +71,12 @@ export type Ack = { rev: number; sha256: string; results: t.ItemResult[] };
  */
 export async function acknowledge(ctx: Context, hostId: Id<"hst">, epoch: number, ack: Ack): Promise<boolean> {
   const now = ctx.ports.clock.now();
+  const failed = ack.results.filter((result) => !result.ok).map((result) => result.item);
   return transaction(ctx, async (tx) => {
     const { rowsAffected } = await tx.db
       .update(t.hosts)
       .set({
+        failingSince: failed.length === 0 ? null : sql`COALESCE(${t.hosts.failingSince}, ${now})`,
         appliedRev: ack.rev,
         appliedSha256: ack.sha256,
         appliedResults: ack.results,
@@ -73,6 +85,12 @@ export async function acknowledge(ctx: Context, hostId: Id<"hst">, epoch: number
       })
       .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch)));
     if (rowsAffected !== 1) return false;
+    await tx.db
+      .update(t.hostRevisions)
+      .set({ appliedAt: now, failed })
+      .where(
+        and(eq(t.hostRevisions.hostId, hostId), lte(t.hostRevisions.rev, ack.rev), isNull(t.hostRevisions.appliedAt)),
+      );
     const waiting = await tx.db
       .select({ lineId: t.lines.id })
       .from(t.lines)

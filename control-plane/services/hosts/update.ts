@@ -8,7 +8,8 @@ import { expectOne, type Transaction, transaction } from "../../db/transaction.t
 import type { Context } from "../context.ts";
 import { nameSchema, slugSchema } from "../views.ts";
 import { dependentHosts } from "./desired-state.ts";
-import { viewHost } from "./views.ts";
+import { requireHost } from "./life.ts";
+import { presentHost } from "./present.ts";
 
 export const updateHostInput = z
   .object({
@@ -27,18 +28,20 @@ export const updateHostInput = z
 /** An operator changes what is known of a host. It and the hosts that send to it get a new state. Throws `not_found`. */
 export async function updateHost(ctx: Context, id: Id<"hst">, input: z.infer<typeof updateHostInput>) {
   return transaction(ctx, async (tx) => {
-    const [before] = await tx.db.select().from(t.hosts).where(eq(t.hosts.id, id));
-    if (before === undefined) throw new AppError("not_found");
+    const before = await requireHost(tx, id);
     const set = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined));
     await tx.db.update(t.hosts).set(set).where(eq(t.hosts.id, id));
     await moveAddress(tx, before, input.publicAddress ?? null);
-    await tx.touchHosts(await dependentHosts(tx.db, id));
-    const [after] = await tx.db.select().from(t.hosts).where(eq(t.hosts.id, id));
-    if (after === undefined) throw new AppError("not_found");
-    const now = ctx.ports.clock.now();
-    await tx.audit("host.update", id, viewHost(before, now), viewHost(after, now));
-    return viewHost(after, now);
+    await tx.touchHosts(await dependentHosts(tx.db, id), `${Object.keys(set).join(", ")} of host ${id} changed`);
+    const after = await requireHost(tx, id);
+    await tx.audit("host.update", id, pickKeys(before, set), set);
+    return presentHost(tx.db, after, ctx.ports.clock.now());
   });
+}
+
+/** What the row held of what is set now. */
+function pickKeys(row: typeof t.hosts.$inferSelect, set: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.keys(set).map((name) => [name, row[name as keyof typeof row]]));
 }
 
 /** What customers are shown follows a corrected address: the endpoint of a boarding host's pairs, an exit's EIP. */
@@ -58,9 +61,7 @@ async function moveAddress(tx: Transaction, host: typeof t.hosts.$inferSelect, t
 /** An operator lets an enrolled host in: from now on it gets a state. Throws `not_found`, `conflict` when it was let in before. */
 export async function approveHost(ctx: Context, id: Id<"hst">) {
   return transaction(ctx, async (tx) => {
-    const [before] = await tx.db.select().from(t.hosts).where(eq(t.hosts.id, id));
-    if (before === undefined) throw new AppError("not_found");
-    const now = ctx.ports.clock.now();
+    await requireHost(tx, id);
     // A pending host may be linked already; its session keeps `lastSeenAt` fresh, and that decides whether it is online.
     expectOne(
       await tx.db
@@ -69,8 +70,9 @@ export async function approveHost(ctx: Context, id: Id<"hst">) {
         .where(and(eq(t.hosts.id, id), eq(t.hosts.approved, false), eq(t.hosts.state, "pending"))),
       new AppError("conflict", "Only a host that waits for approval can be let in."),
     );
-    await tx.touchHosts([id]);
+    await tx.touchHosts([id], "let in: from now on it gets a state");
     await tx.audit("host.approve", id, { approved: false }, { approved: true });
-    return viewHost({ ...before, approved: true, state: "online", desiredRev: before.desiredRev + 1 }, now);
+    const after = await requireHost(tx, id);
+    return presentHost(tx.db, after, ctx.ports.clock.now());
   });
 }

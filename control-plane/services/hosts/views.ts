@@ -19,13 +19,23 @@ export const hostView = z.object({
   relayDriver: z.enum(["nft", "socat"]),
   version: z.string(),
   wireguardPublicKey: z.string().nullable(),
-  /** Three things apart: the link, the configuration, and what the host observes of the path. */
-  link: z.object({ online: z.boolean(), lastSeenAt: instantView.nullable() }),
+  wireguardPort: z.number().int(),
+  uplinkPort: z.number().int(),
+  /** Joined and answering, or not; since when; and for how long nothing was heard. Written every 10 s. */
+  link: z.object({
+    online: z.boolean(),
+    since: instantView.nullable(),
+    lastSeenAt: instantView.nullable(),
+    silentMs: z.number().int().nullable(),
+  }),
+  /** What the host should hold and what it says it holds. `laggingSince`: when the first revision it has not applied was made. */
   configuration: z.object({
     desiredRev: z.number().int(),
     appliedRev: z.number().int().nullable(),
     appliedAt: instantView.nullable(),
     inSync: z.boolean(),
+    laggingSince: instantView.nullable(),
+    failingSince: instantView.nullable(),
     failed: z.array(z.object({ item: z.string(), error: z.string() })),
   }),
   observed: z.unknown(),
@@ -33,7 +43,14 @@ export const hostView = z.object({
   createdAt: instantView,
 });
 
-export function viewHost(row: typeof hosts.$inferSelect, now: number): z.infer<typeof hostView> {
+/** What a view of a host needs beside its row. */
+export type HostMore = { laggingSince: number | null };
+
+export function viewHost(
+  row: typeof hosts.$inferSelect,
+  now: number,
+  { laggingSince }: HostMore,
+): z.infer<typeof hostView> {
   const failed = (row.appliedResults ?? []).flatMap((r) =>
     r.ok ? [] : [{ item: r.item, error: r.error ?? "failed" }],
   );
@@ -52,12 +69,21 @@ export function viewHost(row: typeof hosts.$inferSelect, now: number): z.infer<t
     relayDriver: row.relayDriver,
     version: row.version,
     wireguardPublicKey: row.wireguardPublicKey,
-    link: { online, lastSeenAt: iso(row.lastSeenAt) },
+    wireguardPort: row.wireguardPort,
+    uplinkPort: row.uplinkPort,
+    link: {
+      online,
+      since: iso(online ? row.linkedAt : row.lastSeenAt),
+      lastSeenAt: iso(row.lastSeenAt),
+      silentMs: row.lastSeenAt === null ? null : Math.max(0, now - row.lastSeenAt),
+    },
     configuration: {
       desiredRev: row.desiredRev,
       appliedRev: row.appliedRev,
       appliedAt: iso(row.appliedAt),
       inSync: row.appliedRev === row.desiredRev && failed.length === 0,
+      laggingSince: iso(laggingSince),
+      failingSince: iso(row.failingSince),
       failed,
     },
     observed: row.observed,

@@ -80,7 +80,7 @@ const WORK: Readonly<Record<ProvisionStep, StepWork>> = {
     if (!isOnline(host, ctx.ports.clock.now())) return false;
     // The exit may have been away when it was taken: wake it now that it is here, with a revision to answer for.
     await transaction(ctx, async (tx) => {
-      await tx.touchHosts([host.id]);
+      await tx.touchHosts([host.id], `is up, and shows that it holds the tunnel of line ${line.id}`);
     });
     return true;
   },
@@ -161,7 +161,8 @@ async function giveUp(tx: Transaction, line: Line, step: ProvisionStep): Promise
     .set({ state: "undone" })
     .where(and(eq(t.provisionSteps.lineId, line.id), eq(t.provisionSteps.state, "done")));
   // The exit drops the tunnel of a line that will not be.
-  if (line.exitHostId !== null) await tx.touchHosts([line.exitHostId]);
+  if (line.exitHostId !== null)
+    await tx.touchHosts([line.exitHostId], `tunnel of line ${line.id} removed: the line was given up`);
   const [resource] = await tx.db
     .update(t.resources)
     .set({ state: "create_failed" })

@@ -36,5 +36,6 @@ async function powerOff(ctx: Context, tx: Transaction, resourceId: Id<"res">): P
     .returning();
   if (line === undefined) return;
   await endConnection(ctx, tx, line.id, "expired");
-  if (line.exitHostId !== null) await tx.touchHosts([line.exitHostId]);
+  if (line.exitHostId !== null)
+    await tx.touchHosts([line.exitHostId], `line ${line.id} is at its end: nothing may pass any more`);
 }
