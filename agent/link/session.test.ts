@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { newId } from "../../shared/ids.ts";
 import { helloSignedBytes } from "../../shared/protocol/frames.ts";
 import { verifier } from "../keys.ts";
 import { HOST, OTHER_HOST, relayItem, SessionBench, sent, strangerKey, types } from "../testing/session-bench.ts";
@@ -200,6 +201,16 @@ describe("liveness", () => {
     expect(sent(bench.pass(1))).toEqual([{ t: "ping", id: 1, at: bench.wall }]);
     expect(sent(bench.frame({ t: "ping", id: 9, at: 0 }))).toEqual([{ t: "pong", id: 9, at: bench.wall }]);
     expect(types(bench.pass(39_999))).toEqual(["send"]);
+    expect(types(bench.pass(1))).toEqual(["close", "unlinked"]);
+  });
+
+  test("a welcome can't make a dead link look alive for ever", () => {
+    const bench = new SessionBench();
+    bench.hello();
+    const session = newId("lnk", 1, new Uint8Array(10));
+    bench.frame({ t: "welcome", session, heartbeatMs: 2 ** 40, silenceMs: 2 ** 50 });
+    bench.frame(bench.state(1, []));
+    bench.pass(299_999);
     expect(types(bench.pass(1))).toEqual(["close", "unlinked"]);
   });
 

@@ -14,6 +14,8 @@ import type { Now, Revision, SessionAction, SessionInput, SessionSetup } from ".
 
 type Phase = "idle" | "connecting" | "challenge" | "welcome" | "state" | "linked" | "waiting" | "stopped";
 
+const LONGEST_HEARTBEAT_MS = 60_000;
+const LONGEST_SILENCE_MS = 300_000;
 /** From connecting to the first state: a server that accepts and says nothing is as good as dead. */
 const JOIN_MS = 20_000;
 /** A `stale_epoch` further ahead than this is not believed: epochs are times, and a lie must not use up their range. */
@@ -175,8 +177,9 @@ export class LinkSession {
       case "welcome":
         if (this.#phase !== "welcome") return this.#unexpected(frame, now);
         this.#phase = "state";
-        this.#heartbeatMs = Math.max(1000, frame.heartbeatMs);
-        this.#silenceMs = Math.max(2 * this.#heartbeatMs, frame.silenceMs);
+        // Within bounds: who says it is not proven, and a link must not be taken for alive for ever.
+        this.#heartbeatMs = Math.min(Math.max(1000, frame.heartbeatMs), LONGEST_HEARTBEAT_MS);
+        this.#silenceMs = Math.min(Math.max(2 * this.#heartbeatMs, frame.silenceMs), LONGEST_SILENCE_MS);
         return [];
       case "state":
         if (this.#phase !== "state" && this.#phase !== "linked") return this.#unexpected(frame, now);
