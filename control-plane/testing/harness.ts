@@ -115,6 +115,8 @@ export type HarnessOptions = {
   seed?: number;
   fleet?: Fleet | ((db: Database) => Fleet);
   releases?: Releases;
+  /** Where its files go; then they stay when it closes. */
+  directory?: string;
 };
 
 /** A fresh harness for one test; it goes when the test ends. */
@@ -126,7 +128,7 @@ export async function makeHarness(options: HarnessOptions = {}): Promise<Harness
 
 /** A fresh harness that the caller closes: for a file whose tests share one. */
 export async function openHarness(options: HarnessOptions = {}): Promise<Harness> {
-  const directory = await mkdtemp(join(tmpdir(), "trunkline-test-"));
+  const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "trunkline-test-")));
   const db = await openFileDatabase(join(directory, "trunkline.db"), { migrations: MIGRATIONS });
   const clock = new TestClock();
   const random = seededRandom(options.seed ?? 1);
@@ -171,6 +173,6 @@ export async function openHarness(options: HarnessOptions = {}): Promise<Harness
   return new Harness(ports, clock, errors, async () => {
     await Promise.allSettled([...background]);
     await db.close();
-    await rm(directory, { recursive: true, force: true });
+    if (options.directory === undefined) await rm(directory, { recursive: true, force: true });
   });
 }
