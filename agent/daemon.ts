@@ -26,8 +26,9 @@ import type { KeptState, StateStore } from "./state-store.ts";
 import { StatusFile } from "./status-file.ts";
 import { createSystemd, loopsAlive } from "./systemd.ts";
 import { TaskDispatcher } from "./tasks/dispatch.ts";
-import { TaskError } from "./tasks/types.ts";
+import { TaskError, type TaskRunner } from "./tasks/types.ts";
 import { TrafficBook } from "./traffic.ts";
+import { OPT, RELEASE_KEYS } from "./upgrade/files.ts";
 import { Watch } from "./watch.ts";
 
 export interface Daemon {
@@ -54,6 +55,22 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const getUplink = () => {
     uplink ??= import("./tasks/uplink.ts").then((m) => m.createUplink());
     return uplink;
+  };
+  let upgrader: Promise<TaskRunner<never>> | undefined;
+  const getUpgrader = () => {
+    upgrader ??= import("./upgrade/upgrade.ts").then((m) =>
+      m.createUpgrader({
+        stateDir: store.dir,
+        opt: OPT,
+        keysFile: RELEASE_KEYS,
+        version: VERSION,
+        bundle: process.argv[1] ?? "",
+        log,
+        // As a stop by systemd: the goodbye is said, and Restart=always starts what the gate puts in place.
+        restart: () => process.kill(process.pid, "SIGTERM"),
+      }),
+    );
+    return upgrader;
   };
   const servicesDir = store.path("services");
   const services = existsSync("/run/systemd/system")
@@ -124,6 +141,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       ping: async () => (await import("./tasks/ping.ts")).runPing,
       capture: async () => (await import("./tasks/capture.ts")).runCapture,
       uplink: async () => (await getUplink()).run,
+      upgrade: getUpgrader,
     },
     send(frame) {
       if (session.phase !== "linked") return false;

@@ -11,15 +11,19 @@ export const STATE_SCHEMA = { writes: 1, reads: 1 } as const;
 
 const fileSchema = z.object({ stateSchema: z.number().int().positive() });
 
+/** The form of a state directory. Before there was such a file it was 1; a damaged one says nothing, and its neighbours are checked by themselves. */
+export function formOf(dir: string): number {
+  const found = readJson(join(dir, "schema.json"), fileSchema);
+  return found.kind === "ok" ? found.value.stateSchema : 1;
+}
+
 /**
  * Refuses a state directory of another age, before anything in it is touched: an older agent that took a newer one's
  * files for damaged would start from nothing. Notes our own form in it. Throws {@link UsageError}.
  */
 export function claimStateDir(dir: string, ours: { writes: number; reads: number } = STATE_SCHEMA): void {
   const path = join(dir, "schema.json");
-  const found = readJson(path, fileSchema);
-  // Before there was such a file, the form was 1. A damaged one says nothing, and its neighbours are checked by themselves.
-  const schema = found.kind === "ok" ? found.value.stateSchema : 1;
+  const schema = formOf(dir);
   if (schema > ours.writes)
     throw new UsageError(
       `${dir} was written by a newer agent (form ${schema}, this one knows ${ours.writes}). Nothing was changed. ` +
@@ -30,6 +34,6 @@ export function claimStateDir(dir: string, ours: { writes: number; reads: number
       `${dir} was written by an agent too old for this one (form ${schema}, read from ${ours.reads} on). ` +
         "Nothing was changed. Upgrade by way of a version in between.",
     );
-  if (found.kind !== "ok" || schema !== ours.writes)
+  if (readJson(path, fileSchema).kind !== "ok" || schema !== ours.writes)
     writeDurable(path, `${JSON.stringify({ stateSchema: ours.writes })}\n`);
 }

@@ -1,23 +1,31 @@
 import { createHash } from "node:crypto";
-import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import type { OutputFile, Plugin } from "esbuild";
 import { DEFAULT_STATE_DIR } from "../agent/config.ts";
 import { relayTemplateUnit } from "../agent/drivers/services-systemd.ts";
 import { STATE_SCHEMA } from "../agent/state-schema.ts";
-import { type ReleaseManifest, releaseManifestSchema, versionSchema } from "../shared/protocol/release.ts";
+import {
+  AGENT_BUNDLE,
+  type ReleaseManifest,
+  releaseManifestSchema,
+  versionSchema,
+} from "../shared/protocol/release.ts";
+import { defaultReleaseKey, makeReleaseKey, signRelease } from "./release.ts";
 
-const HELP = `Bundles the agent into one file, for the control plane to hand out.
+const HELP = `Bundles the agent into one file, for the control plane to hand out, and signs it.
 
   npm run build:agent                    into dist/agent/<version>/, version as in package.json
   npm run build:agent -- --out DIR       into DIR/<version>/
   npm run build:agent -- --version V     say another version than package.json's
   npm run build:agent -- --entry FILE    another entry (tests of upgrades)
+  npm run build:agent -- --key FILE      sign with this release key (see npm run release -- --help)
+  npm run build:agent -- --unsigned      sign later, on the machine that has the key; hosts take no unsigned upgrade
 `;
 const ROOT = resolve(import.meta.dirname, "..");
 /** Goes out beside the bundle: what the installer puts on a host, and the installer itself. */
-const BESIDE = ["install.sh", "trunkline-agent.service"];
+const BESIDE = ["install.sh", "trunkline-agent.service", "gate.sh"];
 /** The relays' unit is the driver's own: it writes the files that the unit reads. */
 const RELAY_UNIT = "trunkline-relay@.service";
 
@@ -25,6 +33,10 @@ export interface BuildOptions {
   out?: string;
   version?: string;
   entry?: string;
+  /** File of the release key that signs it; without, it is unsigned. */
+  key?: string;
+  /** What its manifest says of the state directory's form, when not what these sources say. */
+  stateSchema?: ReleaseManifest["stateSchema"];
 }
 
 /**
@@ -43,12 +55,13 @@ export async function buildAgent(options: BuildOptions = {}): Promise<{ dir: str
       writeFileSync(join(draft, basename(path)), contents);
     for (const name of BESIDE) copyFileSync(join(ROOT, "scripts/install", name), join(draft, name));
     writeFileSync(join(draft, RELAY_UNIT), relayTemplateUnit(DEFAULT_STATE_DIR));
-    const files = ["agent.mjs", "agent.mjs.map", ...BESIDE, RELAY_UNIT].map((name) => {
+    const files = [AGENT_BUNDLE, `${AGENT_BUNDLE}.map`, ...BESIDE, RELAY_UNIT].map((name) => {
       const bytes = readFileSync(join(draft, name));
       return { name, size: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
     });
-    const manifest = releaseManifestSchema.parse({ version, stateSchema: STATE_SCHEMA, files });
+    const manifest = releaseManifestSchema.parse({ version, stateSchema: options.stateSchema ?? STATE_SCHEMA, files });
     writeFileSync(join(draft, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+    if (options.key !== undefined) signRelease(draft, options.key);
     rmSync(dir, { recursive: true, force: true });
     renameSync(draft, dir);
     return { dir, manifest };
@@ -108,13 +121,24 @@ async function main(argv: string[]): Promise<number> {
       out: { type: "string" },
       version: { type: "string" },
       entry: { type: "string" },
+      key: { type: "string" },
+      unsigned: { type: "boolean", default: false },
     },
   });
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
   }
-  const { dir, manifest } = await buildAgent(values as BuildOptions);
+  const { unsigned, help: _, ...options } = values;
+  const key = unsigned ? undefined : (values.key ?? defaultReleaseKey());
+  if (key !== undefined && values.key === undefined && !existsSync(key)) {
+    makeReleaseKey(key);
+    process.stdout.write(
+      `There was no release key: made ${key}. Hosts installed from this build take upgrades signed by it only:\n` +
+        "keep a copy in a safe place, and keep it away from the control plane.\n",
+    );
+  }
+  const { dir, manifest } = await buildAgent({ ...options, ...(key === undefined ? {} : { key }) } as BuildOptions);
   const { size = 0, sha256 } = manifest.files[0] ?? {};
   process.stdout.write(`agent ${manifest.version}: ${Math.round(size / 1024)} kB, sha256 ${sha256}\n${dir}\n`);
   return 0;

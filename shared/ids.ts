@@ -23,6 +23,7 @@ export const ID_PREFIXES = {
   evt: "host event",
   rev: "host revision",
   cap: "capture",
+  rol: "rollout",
   tsk: "task",
   lnk: "link session",
   req: "request",

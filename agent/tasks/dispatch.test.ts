@@ -30,7 +30,7 @@ function bench(run: TaskRunner<unknown>) {
     return run as TaskRunner<never>;
   };
   const dispatcher = new TaskDispatcher({
-    loaders: { ping: loader("ping"), capture: loader("capture"), uplink: loader("uplink") },
+    loaders: { ping: loader("ping"), capture: loader("capture"), uplink: loader("uplink"), upgrade: loader("upgrade") },
     log: { info() {}, warn() {}, error() {} },
     send: (frame) => link.up && frames.push(frame) > 0,
     context: {

@@ -158,12 +158,28 @@ export interface Running {
   end(name: string): void;
 }
 
+/** A release's manifest as its text, and what the release key signed of it (base 64). */
+export type SignedManifest = { manifest: string; signature: string };
+
 /** Builds of the agent, and the Node runtimes they run on, for hosts to fetch. All public: a signature or hash is checked by the host. */
 export interface Releases {
+  /** What was built, the oldest first. */
+  versions(): Promise<string[]>;
   /** The newest release, its runtimes among the files; undefined where none was built. */
   latest(): Promise<ReleaseManifest | undefined>;
-  /** One file of a release, or undefined when there is no such release or it has no such file. */
-  open(version: string, name: string): Promise<(ReleaseFile & { body: ReadableStream<Uint8Array> }) | undefined>;
+  /** The manifest of a release as it was signed; undefined when there is no such release or it is unsigned. */
+  signed(version: string): Promise<SignedManifest | undefined>;
+  /** Public halves of the release keys, 32 bytes in base 64 each: hosts that are installed pin them. The private halves are not here. */
+  keys(): Promise<string[]>;
+  /**
+   * One file of a release, its body from that byte on; undefined when there is no such release or it has no such file.
+   * `from` is below the file's size.
+   */
+  open(
+    version: string,
+    name: string,
+    from?: number,
+  ): Promise<(ReleaseFile & { body: ReadableStream<Uint8Array> }) | undefined>;
 }
 
 /** Settings of the rules, read once by the composition root. All have defaults. */

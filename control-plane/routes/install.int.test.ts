@@ -7,17 +7,21 @@ import { makeHarness } from "../testing/harness.ts";
 
 const TEMPLATE = readFileSync(resolve(import.meta.dirname, "../../scripts/install/install.sh"));
 const FILES: Record<string, Uint8Array> = { "install.sh": TEMPLATE, "agent.mjs": Buffer.from("the agent") };
+const KEY = "l2bFqBBtFSTqQfkPVLqsRkuF7NBSOkzUtvc9nmYOZ3w=";
 const release = {
   version: "1.2.3",
   stateSchema: { writes: 1, reads: 1 },
   files: Object.entries(FILES).map(([name, bytes]) => ({ name, size: bytes.length, sha256: "a".repeat(64) })),
 };
 const releases: Releases = {
+  versions: async () => [release.version],
   latest: async () => release,
-  async open(version, name) {
+  signed: async () => undefined,
+  keys: async () => [KEY],
+  async open(version, name, from = 0) {
     const file = release.files.find((one) => one.name === name);
     if (version !== release.version || file === undefined) return undefined;
-    return { ...file, body: new Blob([new Uint8Array(FILES[name] ?? [])]).stream() };
+    return { ...file, body: new Blob([new Uint8Array(FILES[name] ?? []).slice(from)]).stream() };
   },
 };
 
@@ -28,8 +32,9 @@ test("the installer names this control plane, the version and each file's hash, 
   expect(answer.text).toMatch(/^URL='https:\/\/cp\.example'$/m);
   expect(answer.text).toMatch(/^VERSION='1\.2\.3'$/m);
   expect(answer.text).toMatch(/^ROLE='exit'$/m);
+  expect(answer.text).toContain(`\nRELEASE_KEYS='${KEY}'\n`);
   expect(answer.text).toContain(`agent.mjs ${"a".repeat(64)}`);
-  expect(answer.text).not.toMatch(/'@[A-Z]+@'/);
+  expect(answer.text).not.toMatch(/'@[A-Z_]+@'/);
   for (const shell of ["sh", "bash"])
     expect(spawnSync(shell, ["-n"], { input: answer.text, encoding: "utf8" })).toMatchObject({ status: 0, stderr: "" });
 });
@@ -48,6 +53,12 @@ test("a role that is none is refused; so is a file that no release has; without 
   expect((await h.request("GET", "/install?role=boss")).body.code).toBe("validation_failed");
   const file = await h.request("GET", "/agent/releases/1.2.3/agent.mjs");
   expect([file.status, file.text, file.headers.get("content-length")]).toEqual([200, "the agent", "9"]);
+  const rest = await h.request("GET", "/agent/releases/1.2.3/agent.mjs", undefined, { headers: { range: "bytes=4-" } });
+  expect([rest.status, rest.text, rest.headers.get("content-range")]).toEqual([206, "agent", "bytes 4-8/9"]);
+  for (const range of ["bytes=9-", "bytes=0-3", "bytes=-4", "lines=1-", "bytes=99999999999999-"])
+    expect((await h.request("GET", "/agent/releases/1.2.3/agent.mjs", undefined, { headers: { range } })).text).toBe(
+      "the agent",
+    );
   for (const path of ["1.2.4/agent.mjs", "1.2.3/other", "1.2.3/..%2Fagent.mjs", "..%2F/agent.mjs"])
     expect([path, (await h.request("GET", `/agent/releases/${path}`)).status]).toEqual([path, 404]);
   const bare = await makeHarness();

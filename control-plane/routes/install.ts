@@ -27,11 +27,16 @@ export const installRoutes = new Hono<Env>()
     input("param", z.object({ version: versionSchema, file: releaseFileNameSchema })),
     async (c) => {
       const { version, file } = c.req.valid("param");
-      const { body, size, sha256 } = await openReleaseFile(contextOf(c), version, file);
-      return c.body(body, 200, {
+      // One open range, which is what goes on with a download that was cut off; any other form is answered whole.
+      const [, asked] = /^bytes=([0-9]{1,15})-$/.exec(c.req.header("range") ?? "") ?? [];
+      const { body, size, sha256, from } = await openReleaseFile(contextOf(c), version, file, Number(asked ?? 0));
+      const headers: Record<string, string> = {
         "content-type": "application/octet-stream",
-        "content-length": String(size),
+        "content-length": String(size - from),
+        "accept-ranges": "bytes",
         etag: `"${sha256}"`,
-      });
+      };
+      if (from === 0) return c.body(body, 200, headers);
+      return c.body(body, 206, { ...headers, "content-range": `bytes ${from}-${size - 1}/${size}` });
     },
   );

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildAgent } from "../build-agent.ts";
 import type { Api } from "../lab/api.ts";
 import { Container } from "../lab/container.ts";
+import { testReleaseKey } from "../lab/container-world.ts";
 import { type ControlPlane, startControlPlane } from "../lab/control-plane.ts";
 import { enrolmentToken, footprint, runInstaller } from "../lab/install.ts";
 import { createLab, type Lab, type LabHost } from "../lab/lab.ts";
@@ -22,7 +23,7 @@ beforeAll(async () => {
   lab = await createLab({ clients: 0, boardings: 0, forwards: 0, exits: 1, purpose: "installer test" });
   await lab.explain(async () => {
     releases = join(lab.cp.dir, "releases");
-    await buildAgent({ out: releases });
+    await buildAgent({ out: releases, key: testReleaseKey(lab) });
     const env = { HOST: "0.0.0.0", DATA_DIR: join(lab.cp.dir, "data"), RELEASES_DIR: releases };
     cp = await startControlPlane(lab, { env: { ...env, PUBLIC_URL: `http://${lab.cp.address}:8787` } });
     admin = await signInAsAdmin(lab, cp);

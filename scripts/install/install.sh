@@ -16,10 +16,14 @@ VERSION='@VERSION@'
 ROLE='@ROLE@'
 # name sha256, one a line
 FILES='@FILES@'
+# public halves of the keys that sign releases, one a line
+RELEASE_KEYS='@RELEASE_KEYS@'
 
 OPT=/opt/trunkline
 STATE=/var/lib/trunkline
+TRIAL=$STATE/upgrade/trial
 CONFIG=/etc/trunkline/agent.json
+KEYS=/etc/trunkline/release.pub
 UNITS=/etc/systemd/system
 COMMAND=/usr/local/sbin/trunkline-agent
 UNIT=trunkline-agent.service
@@ -47,7 +51,9 @@ main() {
 install_agent() {
   check_host
   install_packages
+  await_trial
   fetch_release
+  pin_release_keys
   install_units
   enrol
   start
@@ -128,6 +134,33 @@ fetch() {
   mv -f "$3.new" "$3"
 }
 
+# An upgrade on trial is decided before this touches anything: by the control plane, or by the trial's own deadline.
+await_trial() {
+  [ -f "$TRIAL" ] || return 0
+  say "agent $(sed -n 's/^to=//p' "$TRIAL") is on trial here: waiting until it stays or goes"
+  waited=0
+  most=$(($(sed -n 's/^limit=\([0-9]*\)$/\1/p' "$TRIAL") + 60))
+  # A unit that was stopped by hand decides nothing any more.
+  while [ -f "$TRIAL" ] && [ "$waited" -lt "$most" ] && [ "$(systemctl show -P ActiveState "$UNIT")" != inactive ]; do
+    sleep 1
+    waited=$((waited + 1))
+  done
+  rm -f "$TRIAL"
+}
+
+# Pinned by the first installation, and only then: a control plane that falls into wrong hands later gets no other key in.
+pin_release_keys() {
+  [ -n "$RELEASE_KEYS" ] || return 0
+  if [ -f "$KEYS" ]; then
+    [ "$(cat "$KEYS")" = "$RELEASE_KEYS" ] ||
+      say "this host keeps the release keys in $KEYS, not those of this control plane; to change them remove that file and run this again"
+    return 0
+  fi
+  mkdir -p "${KEYS%/*}"
+  printf '%s\n' "$RELEASE_KEYS" >"$KEYS.new"
+  mv -f "$KEYS.new" "$KEYS"
+}
+
 fetch_release() {
   changed=''
   say "agent $VERSION from $URL"
@@ -135,13 +168,14 @@ fetch_release() {
   fetch "$RUNTIME" 755 "$OPT/node"
   "$OPT/node" --version >/dev/null 2>&1 || die "Node does not run on this machine ($OPT/node --version fails)"
   fetch agent.mjs 644 "$OPT/versions/$VERSION/agent.mjs"
+  fetch gate.sh 755 "$OPT/gate"
   if [ "$(readlink "$OPT/current" || :)" != "versions/$VERSION" ]; then
     changed=yes
+    # What it replaces is of no use any more: the gate removes it with the next start.
+    rm -f "$OPT/previous"
     ln -sfn "versions/$VERSION" "$OPT/current.new"
     mv -fT "$OPT/current.new" "$OPT/current"
   fi
-  # Whole again: what earlier versions left is of no use to anyone.
-  for old in "$OPT"/versions/*; do [ "$old" = "$OPT/versions/$VERSION" ] || rm -rf "$old"; done
 }
 
 install_units() {

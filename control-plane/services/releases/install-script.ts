@@ -18,10 +18,11 @@ export async function installScript(ctx: Context, role: HostRole | undefined): P
     URL: settings.publicUrl,
     VERSION: release.version,
     ROLE: role ?? "",
+    RELEASE_KEYS: (await releases.keys()).join("\n"),
     FILES: release.files.map(({ name, sha256 }) => `${name} ${sha256}`).join("\n"),
   };
   const text = await new Response(template.body).text();
-  return text.replaceAll(/'@([A-Z]+)@'/g, (whole, name: string) => {
+  return text.replaceAll(/'@([A-Z_]+)@'/g, (whole, name: string) => {
     const value = values[name];
     return value === undefined ? whole : shellQuoted(value);
   });
