@@ -15,6 +15,7 @@ import { openApiOf, operationsOf } from "./routes/openapi.ts";
 import { operationRoutes } from "./routes/operations.ts";
 import { orderRoutes } from "./routes/orders.ts";
 import { answerProblem } from "./routes/problem.ts";
+import { rolloutRoutes } from "./routes/rollouts.ts";
 import { makeId } from "./services/context.ts";
 
 export type AppOptions = {
@@ -57,6 +58,7 @@ export function createApp(ports: Ports, options: AppOptions) {
     .route("/", lineRoutes)
     .route("/", hostRoutes)
     .route("/", installRoutes)
+    .route("/", rolloutRoutes)
     .route("/", diagnosticsRoutes);
 
   const document: { value?: unknown } = {};

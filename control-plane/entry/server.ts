@@ -15,6 +15,7 @@ import { AppliedWaiters } from "../link/applied-waiters.ts";
 import { LinkHub } from "../link/hub.ts";
 import { linkServer, mountLink } from "../link/node.ts";
 import type { Bus, Clock, Database, Log, Ports, Random } from "../ports/index.ts";
+import { rolloutDriver } from "../services/rollouts/drive.ts";
 import { clientAddress } from "./client-address.ts";
 import { type Environment, settingsOf } from "./config.ts";
 
@@ -86,7 +87,7 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
   const url = `http://${env.HOST}:${(server.address() as AddressInfo).port}`;
   // With port 0 the address is known only now.
   if (env.PUBLIC_URL === undefined) ports.settings.publicUrl = url;
-  const stopTimers = keepTime(hub, log);
+  const stopTimers = keepTime(hub, rolloutDriver(ports), log);
   runner.start(ports);
 
   return {
@@ -104,8 +105,8 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
   };
 }
 
-/** What the hub needs done again and again. */
-function keepTime(hub: LinkHub, log: Log): () => void {
+/** What the hub and rollouts need done again and again. */
+function keepTime(hub: LinkHub, rollouts: ReturnType<typeof rolloutDriver>, log: Log): () => void {
   const guarded = (what: string, fn: () => Promise<void>) => () => {
     fn().catch((error) => log.error(what, { error }));
   };
@@ -118,6 +119,10 @@ function keepTime(hub: LinkHub, log: Log): () => void {
     setInterval(
       guarded("link heartbeats", () => hub.flushSeen()),
       10_000,
+    ),
+    setInterval(
+      guarded("rollouts", () => rollouts.turn()),
+      1_000,
     ),
   ];
   return () => {

@@ -5,6 +5,7 @@ import { provisionLine } from "../services/lines/provision.ts";
 import { expireOrder } from "../services/orders/expire.ts";
 import { fulfilOrder } from "../services/orders/fulfil.ts";
 import { expireResource } from "../services/resources/expire.ts";
+import { stepRollout } from "../services/rollouts/step.ts";
 import type { JobKind, JobPayload } from "./kinds.ts";
 
 /** What a job came to: done, or not yet, to be run again after so long without counting as a failure. */
@@ -40,4 +41,5 @@ export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
   },
   "capture.deadline": { run: (ctx, { captureId }) => failOverdueCapture(ctx, captureId).then(done), maxAttempts: 20 },
   "capture.expire": { run: (ctx, { captureId }) => deleteCapture(ctx, captureId).then(done), maxAttempts: 20 },
+  "rollout.step": { run: (ctx, { rolloutId }) => stepRollout(ctx, rolloutId), maxAttempts: 1000 },
 };

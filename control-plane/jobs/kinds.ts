@@ -9,6 +9,7 @@ export const JOB_PAYLOADS = {
   "resource.expire": z.object({ resourceId: idSchema("res") }),
   "capture.deadline": z.object({ captureId: idSchema("cap") }),
   "capture.expire": z.object({ captureId: idSchema("cap") }),
+  "rollout.step": z.object({ rolloutId: idSchema("rol") }),
 } as const;
 
 export type JobKind = keyof typeof JOB_PAYLOADS;

@@ -94,6 +94,9 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "POST /hosts/:hostId/resume",
     "POST /hosts/:hostId/retire",
     "POST /pairs",
+    "POST /rollouts",
+    "POST /rollouts/:rolloutId/cancel",
+    "POST /rollouts/:rolloutId/resume",
   ],
   "own-credential": ["GET /agent/captures/:captureId/data", "POST /agent/enrol", "PUT /agent/captures/:captureId/data"],
   "hosts:read": [
@@ -104,6 +107,10 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "GET /hosts/:hostId/log",
     "GET /lines/:lineId/diagnosis",
     "GET /pairs",
+    "GET /releases",
+    "GET /rollouts",
+    "GET /rollouts/:rolloutId",
+    "GET /rollouts/:rolloutId/hosts",
   ],
   "diagnostics:run": [
     "GET /captures",

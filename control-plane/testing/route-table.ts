@@ -67,6 +67,29 @@ async function insertCapture(h: Harness, things: { lineId: string; hostId: strin
   return id;
 }
 
+/** A rollout that has no hosts and is halted. */
+async function insertRollout(h: Harness) {
+  const id = makeId(h.ports, "rol");
+  await h.ports.db.write((tx) =>
+    tx.insert(t.rollouts).values({
+      id,
+      version: "1.1.0",
+      manifest: "{}",
+      signature: "",
+      target: {},
+      state: "halted",
+      batch: 1,
+      soakMs: 0,
+      trialS: 60,
+      older: false,
+      resumes: 0,
+      createdBy: "test",
+      createdAt: h.clock.now(),
+    }),
+  );
+  return id;
+}
+
 export async function makeThings(h: Harness): Promise<Things> {
   await stockCatalogue(h);
   const admin = await makePerson(h, "admin", "admin");
@@ -122,6 +145,7 @@ export async function makeThings(h: Harness): Promise<Things> {
       hostId: pending.hostId,
       captureId,
       jobId: job?.id ?? "",
+      rolloutId: await insertRollout(h),
       productId: "path-golden",
       regionId: "uae-dubai",
       serviceTypeId: SERVICE_TYPE,
@@ -151,6 +175,8 @@ export async function makeThings(h: Harness): Promise<Things> {
       "POST /enrolment-tokens": { role: "exit", regionId: "uae-dubai" },
       "POST /agent/enrol": { ...enrolRequest(h, "exit") },
       "PATCH /hosts/:hostId": { name: "renamed" },
+      "POST /rollouts": { version: "1.1.0", target: { hostIds: [network.boarding] } },
+      "POST /rollouts/:rolloutId/resume": { retry: true },
       "POST /pairs": { boardingHostId: network.boarding, forwardHostId: network.forwards[0] },
     },
   };

@@ -1,3 +1,4 @@
 export * from "./accounts.ts";
 export * from "./network.ts";
 export * from "./orders.ts";
+export * from "./rollouts.ts";

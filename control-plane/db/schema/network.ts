@@ -55,6 +55,8 @@ export const hosts = sqliteTable(
     /** When that session joined. */
     linkedAt: instant(),
     lastSeenAt: instant(),
+    /** When the newest session joined; an ack from after it is this session's. */
+    joinedAt: instant(),
     observed: json<Observation>(),
     createdAt: instant().notNull(),
   },

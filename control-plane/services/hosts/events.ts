@@ -8,7 +8,16 @@ import { type Context, makeId } from "../context.ts";
 const CLONE_AFTER = 3;
 const CLONE_WINDOW_MS = 60_000;
 
-type Kind = "clock_skew" | "session_superseded" | "identity_cloned" | "ack_refused" | "link_up" | "link_down";
+type Kind =
+  | "clock_skew"
+  | "session_superseded"
+  | "identity_cloned"
+  | "ack_refused"
+  | "link_up"
+  | "link_down"
+  | "upgrade_committed"
+  | "upgrade_returned"
+  | "upgrade_failed";
 
 /** Something about a host that operators should see, as part of the caller's transaction. */
 export async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {

@@ -31,6 +31,7 @@ export async function joinHost(
         bootId: hello.bootId,
         linkedAt: now,
         lastSeenAt: now,
+        joinedAt: now,
         state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
         // What the host says it holds is its own proof from before; it is verified again with the next ack.
         appliedRev: hello.applied?.rev ?? null,
