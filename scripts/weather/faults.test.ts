@@ -55,7 +55,7 @@ test("control plane away for an hour, every host rebooted meanwhile: kernels sta
   inWorld(1, async (world) => {
     const { plane, time, hosts } = world;
     const [lineId] = world.lineIds();
-    const endsAt = time.wall() + 30 * MINUTE_MS;
+    const endsAt = time.wall() + 30 * MINUTE_MS + 4567;
     await plane.db.write(async (tx) => {
       const [line] = await tx
         .select()
