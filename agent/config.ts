@@ -14,6 +14,8 @@ export const configSchema = z.object({
     .max(16),
   role: hostRoleSchema,
   stateDir: z.string().min(1),
+  /** How often the next hops are probed, s. */
+  probeSeconds: z.number().int().min(1).max(3600).default(60),
 });
 export type AgentConfig = z.infer<typeof configSchema>;
 

@@ -3,7 +3,7 @@ import { systemClock } from "./clock.ts";
 import type { AgentConfig } from "./config.ts";
 import { UsageError } from "./config.ts";
 import { LimitsDriver } from "./drivers/limits.ts";
-import { defaultInterface } from "./drivers/links.ts";
+import { defaultGateway, defaultInterface } from "./drivers/links.ts";
 import { RelayNftDriver } from "./drivers/relay-nft.ts";
 import { RelaySocatDriver } from "./drivers/relay-socat.ts";
 import { ResolverDriver } from "./drivers/resolver.ts";
@@ -20,6 +20,7 @@ import type { SessionAction } from "./link/session-types.ts";
 import { LinkShell } from "./link/shell.ts";
 import type { Log } from "./log.ts";
 import { observeHost } from "./observe.ts";
+import { Prober } from "./paths.ts";
 import { Reconciler } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
 import type { KeptState, StateStore } from "./state-store.ts";
@@ -202,6 +203,18 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     now: () => ({ mono: clock.mono(), wall: clock.wall() }),
     perform,
   });
+  const prober = new Prober({
+    clock,
+    log,
+    everyMs: config.probeSeconds * 1000,
+    items: () => reconciler.target?.items ?? [],
+    tell: (paths) => watch.tell({ paths }),
+    gateway: () => defaultGateway(exec),
+    ping: async (params, signal) => {
+      const { runPing } = await import("./tasks/ping.ts");
+      return runPing(params, { signal, emit: () => {}, now: clock.wall });
+    },
+  });
   const watch = new Watch({
     clock,
     look: () => observeHost({ exec, log, traffic, resolver }, reconciler.target?.items ?? []),
@@ -218,7 +231,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const retrying = setInterval(() => store.retryUnsaved(), RETRY_DISK_MS);
   // The data path first: it needs no control plane.
   if (kept) reconciler.want(kept);
-  const loops = [reconciler.run(), watch.run()];
+  const loops = [reconciler.run(), watch.run(), prober.run()];
   shell.start();
   const feeding =
     systemd.watchdogMs === undefined
@@ -237,6 +250,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       dispatcher.stop();
       reconciler.stop();
       watch.stop();
+      prober.stop();
       shell.stop();
       await Promise.all([said, ...loops, uplink?.then((u) => u.close())]);
       status.close();

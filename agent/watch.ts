@@ -39,6 +39,12 @@ export class Watch {
     setImmediate(() => this.#flush());
   }
 
+  /** Values that others found, at once; dropped while there is no link, as they are of their moment. */
+  tell(values: Observation): void {
+    const { linked, send, clock } = this.#deps;
+    if (linked()) send({ t: "observe", at: clock.wall(), values, events: [] });
+  }
+
   #flush(): void {
     const { linked, send, clock } = this.#deps;
     while (this.#events.length > 0 && linked())

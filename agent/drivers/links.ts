@@ -34,9 +34,20 @@ export async function localAddresses(exec: Exec): Promise<Set<string>> {
   return new Set((await listLinks(exec)).flatMap((link) => link.addresses.map((a) => a.split("/")[0] ?? "")));
 }
 
+type DefaultRoute = { dev?: string; gateway?: string; metric?: number };
+
+async function defaultRoutes(exec: Exec): Promise<DefaultRoute[]> {
+  const { stdout } = await exec.run(["ip", "-j", "-4", "route", "show", "default"]);
+  const routes = JSON.parse(stdout || "[]") as DefaultRoute[];
+  return routes.sort((a, b) => (a.metric ?? 0) - (b.metric ?? 0));
+}
+
 /** The interface of the IPv4 default route with the least metric, or undefined when there is none. */
 export async function defaultInterface(exec: Exec): Promise<string | undefined> {
-  const { stdout } = await exec.run(["ip", "-j", "-4", "route", "show", "default"]);
-  const routes = JSON.parse(stdout || "[]") as { dev?: string; metric?: number }[];
-  return routes.sort((a, b) => (a.metric ?? 0) - (b.metric ?? 0)).find((r) => r.dev !== undefined)?.dev;
+  return (await defaultRoutes(exec)).find((route) => route.dev !== undefined)?.dev;
+}
+
+/** The gateway of the IPv4 default route with the least metric, or undefined when there is none. */
+export async function defaultGateway(exec: Exec): Promise<string | undefined> {
+  return (await defaultRoutes(exec)).find((route) => route.gateway !== undefined)?.gateway;
 }

@@ -3,16 +3,19 @@ import type { PingEvent, PingParams, PingResult } from "../../shared/protocol/ta
 import { lineSplitter } from "./lines.ts";
 import { parsePingLine } from "./ping-output.ts";
 import { type PingReply, pingStatistics } from "./ping-statistics.ts";
-import { type TaskContext, TaskError, type TaskRunner } from "./types.ts";
+import { type TaskContext, TaskError } from "./types.ts";
 
 /** Ping ends by itself this long after its last request at the latest; later it is killed. */
 const GRACE_MS = 5000;
+
+/** What a ping needs of its task; a probe has it too. */
+type PingContext = Pick<TaskContext, "signal" | "emit" | "now">;
 
 /**
  * Pings an address from this host and emits a {@link PingEvent} for each answer and each silence as they happen. Cancelled,
  * it ends with the result so far. Errors: `ping_failed` when nothing could be sent at all (no route, no such interface).
  */
-export const runPing: TaskRunner<PingParams> = (params, ctx) =>
+export const runPing = (params: PingParams, ctx: PingContext) =>
   new Promise<PingResult>((resolve, reject) => {
     const child = spawn("ping", pingArgs(params), {
       // C, because the output is parsed; nothing else of our environment is ping's business.

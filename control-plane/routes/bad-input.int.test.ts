@@ -18,6 +18,8 @@ type Row = {
   foreign?: true;
   /** Names something that a PUT makes when it is not there. */
   makes?: true;
+  /** What the query has to hold. */
+  query?: string;
 };
 
 const ROWS: Readonly<Record<string, Row>> = {
@@ -97,6 +99,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /fleet": { who: "admin" },
   "GET /hosts/:hostId/events": { who: "admin" },
   "GET /hosts/:hostId/log": { who: "admin" },
+  "GET /hosts/:hostId/paths": { who: "admin", query: "?target=203.0.113.1" },
   "PATCH /hosts/:hostId": { who: "admin" },
   "POST /hosts/:hostId/approve": { who: "admin" },
   "POST /hosts/:hostId/drain": { who: "admin" },
@@ -179,7 +182,7 @@ function casesOf(operation: Operation, row: Row): Case[] {
     const id = ids[name] ?? "";
     // An upload token is of one capture: with another's id it is no credential.
     const nothing: Case["expect"] = key.includes("/agent/captures/") ? [401, "unauthenticated"] : [404, "not_found"];
-    const offset = query?.required?.includes("offset") ? "?offset=0" : "";
+    const offset = query?.required?.includes("offset") ? "?offset=0" : (row.query ?? "");
     if (id.includes("_"))
       add({
         name: `unknown ${name}`,

@@ -18,6 +18,7 @@ import { getHost, hostEventView, hostQuery, listHostEvents, listHosts } from "..
 import { replaceHost, replaceHostInput } from "../services/hosts/replace.ts";
 import { approveHost, updateHost, updateHostInput } from "../services/hosts/update.ts";
 import { hostView, pairView } from "../services/hosts/views.ts";
+import { pathSeriesQuery, pathSeriesView, readPathSeries } from "../services/paths/series.ts";
 import { pageQuery, pageView } from "../services/views.ts";
 import { bearerOf } from "./authenticate.ts";
 import { contextOf, type Env, input, route } from "./define.ts";
@@ -91,6 +92,17 @@ export const hostRoutes = new Hono<Env>()
     input("param", hostParam),
     input("query", hostLogQuery),
     async (c) => c.json(await readHostLog(contextOf(c), c.req.valid("param").hostId, c.req.valid("query"))),
+  )
+  .get(
+    "/hosts/:hostId/paths",
+    route({
+      access: "hosts:read",
+      summary: "How one next hop answered the host's probes, over time, oldest first",
+      answer: pathSeriesView,
+    }),
+    input("param", hostParam),
+    input("query", pathSeriesQuery),
+    async (c) => c.json(await readPathSeries(contextOf(c), c.req.valid("param").hostId, c.req.valid("query"))),
   )
   .get(
     "/hosts/:hostId/events",

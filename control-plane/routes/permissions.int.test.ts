@@ -105,6 +105,7 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "GET /hosts/:hostId",
     "GET /hosts/:hostId/events",
     "GET /hosts/:hostId/log",
+    "GET /hosts/:hostId/paths",
     "GET /lines/:lineId/diagnosis",
     "GET /pairs",
     "GET /releases",

@@ -3,7 +3,7 @@ import { signedBytes } from "../canonical.ts";
 import { idSchema } from "../ids.ts";
 import { stateItemSchema } from "./desired-state.ts";
 import { taskOutcomeSchema } from "./tasks.ts";
-import { key32Schema, sha256Schema, signatureSchema } from "./values.ts";
+import { ipv4Schema, key32Schema, sha256Schema, signatureSchema } from "./values.ts";
 
 /** The link's sub-protocol: one JSON object a WebSocket text message, told apart by `t`. */
 export const SUBPROTOCOL = "trunkline.v1";
@@ -80,6 +80,19 @@ export const hostEventSchema = z.object({
 });
 export type HostEvent = z.infer<typeof hostEventSchema>;
 
+/** How a next hop answered a few pings in a row. Times in ms; null when nothing was answered. */
+export const pathProbeSchema = z.object({
+  target: ipv4Schema,
+  /** UTC ms by the host's clock: two rounds with the same outcome are two rounds. */
+  at: z.number(),
+  sent: z.number().int().min(0).max(1000),
+  received: z.number().int().min(0).max(1000),
+  minMs: z.number().nonnegative().nullable(),
+  p50Ms: z.number().nonnegative().nullable(),
+  maxMs: z.number().nonnegative().nullable(),
+});
+export type PathProbe = z.infer<typeof pathProbeSchema>;
+
 /** What the host sees. Each member is sent only when it changed since the last frame of this session; a present member is whole. */
 export const observationSchema = z.object({
   wireguard: z
@@ -134,6 +147,8 @@ export const observationSchema = z.object({
   udp: z
     .object({ inErrors: z.number().int(), rcvbufErrors: z.number().int(), sndbufErrors: z.number().int() })
     .optional(),
+  /** The last round of probes of the next hops, once a minute; where there are many, those whose turn it was. */
+  paths: z.array(pathProbeSchema).max(64).optional(),
   load1: z.number().optional(),
   memoryUsedBytes: z.number().optional(),
 });

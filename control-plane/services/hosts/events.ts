@@ -17,12 +17,21 @@ type Kind =
   | "link_down"
   | "upgrade_committed"
   | "upgrade_returned"
-  | "upgrade_failed";
+  | "upgrade_failed"
+  | "path_degraded"
+  | "path_recovered";
 
 /** Something about a host that operators should see, as part of the caller's transaction. */
-export async function insertEvent(ctx: Context, tx: Transaction, hostId: Id<"hst">, kind: Kind, detail: string) {
+export async function insertEvent(
+  ctx: Context,
+  tx: Pick<Transaction, "db">,
+  hostId: Id<"hst">,
+  kind: Kind,
+  detail: string,
+  item: string | null = null,
+): Promise<void> {
   const at = ctx.ports.clock.now();
-  await tx.db.insert(t.hostEvents).values({ id: makeId(ctx.ports, "evt"), hostId, at, kind, item: null, detail });
+  await tx.db.insert(t.hostEvents).values({ id: makeId(ctx.ports, "evt"), hostId, at, kind, item, detail });
 }
 
 /** Something the control plane itself noticed about a host. */

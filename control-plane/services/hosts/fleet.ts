@@ -4,12 +4,15 @@ import { hostRoleSchema } from "../../../shared/protocol/enrolment.ts";
 import * as t from "../../db/schema/index.ts";
 import { HOST_STATES } from "../../db/schema/index.ts";
 import type { Context } from "../context.ts";
+import { countDegraded } from "../paths/read.ts";
 import { IS_FAILING, IS_LAGGING, shownState } from "./read.ts";
 
 const counts = { hosts: z.number().int(), lagging: z.number().int(), failing: z.number().int() };
 
 export const fleetView = z.object({
   ...counts,
+  /** Hosts with a segment that is degraded now. */
+  degradedPaths: z.number().int(),
   /** By the state as it is shown. */
   states: z.record(z.enum(HOST_STATES), z.number().int()),
   groups: z.array(
@@ -46,6 +49,7 @@ export async function readFleet(ctx: Context): Promise<z.infer<typeof fleetView>
     hosts: total("hosts"),
     lagging: total("lagging"),
     failing: total("failing"),
+    degradedPaths: await countDegraded(ctx.ports.db.read, ctx.ports.clock.now()),
     states: Object.fromEntries(
       HOST_STATES.map((name) => [
         name,

@@ -2,17 +2,16 @@ import { and, gt, inArray, isNull, or, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
+import { readPaths } from "../paths/read.ts";
 import { viewHost } from "./views.ts";
 
 type Host = typeof t.hosts.$inferSelect;
 
 /** Hosts as operators see them, in the order given; a few queries however many they are. */
 export async function presentHosts(db: Db, rows: readonly Host[], now: number) {
-  const lagging = await laggingSince(
-    db,
-    rows.map((row) => row.id),
-  );
-  return rows.map((row) => viewHost(row, now, { laggingSince: lagging.get(row.id) ?? null }));
+  const ids = rows.map((row) => row.id);
+  const [lagging, paths] = await Promise.all([laggingSince(db, ids), readPaths(db, ids, now)]);
+  return rows.map((row) => viewHost(row, now, { laggingSince: lagging.get(row.id) ?? null, path: paths.get(row.id) }));
 }
 
 export async function presentHost(db: Db, row: Host, now: number) {

@@ -4,6 +4,7 @@ import type { HelloFrame, HostEvent, Observation } from "../../../shared/protoco
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
+import { recordProbes } from "../paths/record.ts";
 import { insertEvent } from "./events.ts";
 
 /**
@@ -125,6 +126,7 @@ export async function observe(
       .update(t.hosts)
       .set({ observed: { ...host.observed, ...values }, lastSeenAt: now })
       .where(mine);
+    if (values.paths !== undefined) await recordProbes(ctx, tx, hostId, values.paths);
     if (events.length > 0)
       await tx.db.insert(t.hostEvents).values(
         events.map((event) => ({

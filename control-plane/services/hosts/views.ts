@@ -2,6 +2,7 @@ import { z } from "zod";
 import { idSchema } from "../../../shared/ids.ts";
 import { hostRoleSchema } from "../../../shared/protocol/enrolment.ts";
 import { HOST_STATES, type hosts, type pairs } from "../../db/schema/index.ts";
+import { type PathView, pathView } from "../paths/read.ts";
 import { instantView, iso } from "../views.ts";
 import { isOnline } from "./reach.ts";
 
@@ -38,18 +39,20 @@ export const hostView = z.object({
     failingSince: instantView.nullable(),
     failed: z.array(z.object({ item: z.string(), error: z.string() })),
   }),
+  /** The segments it sends to, as its probes found them. */
+  path: pathView,
   observed: z.unknown(),
   facts: z.unknown(),
   createdAt: instantView,
 });
 
 /** What a view of a host needs beside its row. */
-export type HostMore = { laggingSince: number | null };
+export type HostMore = { laggingSince: number | null; path: PathView | undefined };
 
 export function viewHost(
   row: typeof hosts.$inferSelect,
   now: number,
-  { laggingSince }: HostMore,
+  { laggingSince, path }: HostMore,
 ): z.infer<typeof hostView> {
   const failed = (row.appliedResults ?? []).flatMap((r) =>
     r.ok ? [] : [{ item: r.item, error: r.error ?? "failed" }],
@@ -86,6 +89,7 @@ export function viewHost(
       failingSince: iso(row.failingSince),
       failed,
     },
+    path: path ?? { state: "unknown", segments: [] },
     observed: row.observed,
     facts: row.facts,
     createdAt: iso(row.createdAt),

@@ -8,6 +8,7 @@ import { connectionView, viewConnection } from "../connections/views.ts";
 import type { Context } from "../context.ts";
 import { presentHosts } from "../hosts/present.ts";
 import { hostView } from "../hosts/views.ts";
+import { segmentView } from "../paths/read.ts";
 import { instantView, iso } from "../views.ts";
 import { findingsOf, findingView, type HopFacts } from "./findings.ts";
 import { lineView, viewLine } from "./views.ts";
@@ -21,6 +22,8 @@ const hopView = hostView
     address: z.string().nullable(),
     /** Whether it holds what the connection needs there; null without a connection. */
     holdsConnection: z.boolean().nullable(),
+    /** The segment from here to the next hop, of an exit to its gateway; null as long as it was not probed. */
+    path: segmentView.nullable(),
   });
 
 export const diagnosisView = z.object({
@@ -29,7 +32,7 @@ export const diagnosisView = z.object({
   findings: z.array(findingView),
   /** The open connection, or the last one there was. */
   connection: connectionView.nullable(),
-  /** The path in the order packets take it: link and configuration of each host apart. */
+  /** The way in the order packets take it: link, configuration and path of each host apart. */
   hops: z.array(hopView),
   /** The client as the exit sees it; null when it sees no such peer. */
   client: z
@@ -89,6 +92,11 @@ export async function diagnoseLine(ctx: Context, lineId: Id<"lin">): Promise<z.i
   const peer = open && peerOf(exit, open.connection);
   const relay = forward && open ? relayOf(forward, open.connection) : null;
   const whitelist = whitelistOf(exit);
+  // From each hop to the next; the exit's is the one that ends at no host of ours.
+  const segments = hops.map((host, i) => {
+    const to = host.role === "exit" ? null : (hops[i + 1]?.id ?? host.id);
+    return views[i]?.path.segments.find((segment) => segment.toHostId === to) ?? null;
+  });
   const facts = hops.map((host, i): HopFacts => {
     const view = views[i] as (typeof views)[number];
     const items = itemsOf(host, open);
@@ -102,6 +110,7 @@ export async function diagnoseLine(ctx: Context, lineId: Id<"lin">): Promise<z.i
       appliedRev: host.appliedRev,
       neededRev: neededRev(host, open?.connection),
       failed: view.configuration.failed.filter(({ item }) => items.includes(item)),
+      degraded: segments[i]?.state === "degraded" ? { target: segments[i].target, ...segments[i].last } : null,
     };
   });
   return {
@@ -132,6 +141,7 @@ export async function diagnoseLine(ctx: Context, lineId: Id<"lin">): Promise<z.i
         configuration,
         address: host.role === "boarding" ? (open?.pair.boardingAddress ?? publicAddress) : publicAddress,
         holdsConnection: open === undefined ? null : held && fact.failed.length === 0,
+        path: segments[i] ?? null,
       };
     }),
     client: peer

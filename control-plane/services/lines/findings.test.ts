@@ -15,6 +15,7 @@ const hop = (role: HopFacts["role"], more: Partial<HopFacts> = {}): HopFacts => 
   appliedRev: 7,
   neededRev: role === "boarding" ? null : 6,
   failed: [],
+  degraded: null,
   ...more,
 });
 
@@ -71,6 +72,13 @@ test("an item that failed on a host says which and why", () => {
   const [first] = findingsOf(facts({ hops: hopsWith("exit", { failed }) }));
   expect(first).toMatchObject({ severity: "error", code: "configuration_failed", hostId: "hst_exit" });
   expect(first?.text).toContain("tunnel: port in use");
+});
+
+test("a segment with its alarm raised is named with its loss", () => {
+  const degraded = { target: "192.0.2.7", lossPct: 40, p50Ms: null };
+  const [first] = findingsOf(facts({ hops: hopsWith("forward", { degraded }) }));
+  expect(first).toMatchObject({ severity: "warning", code: "path_degraded", hostId: "hst_forward" });
+  expect(first?.text).toContain("192.0.2.7 is bad: 40% lost.");
 });
 
 test("from nothing sent to a stale handshake: how far the client's packets come", () => {

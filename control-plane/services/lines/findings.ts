@@ -18,6 +18,7 @@ export const FINDING_CODES = [
   "handshake_stale",
   "whitelist_empty",
   "whitelist_denials",
+  "path_degraded",
 ] as const;
 
 export const findingView = z.object({
@@ -43,6 +44,8 @@ export type HopFacts = {
   neededRev: number | null;
   /** Items of this line that failed there. */
   failed: readonly { item: string; error: string }[];
+  /** The segment to the next hop, where its alarm is raised. */
+  degraded: { target: string; lossPct: number; p50Ms: number | null } | null;
 };
 
 /** What is known of a line at one moment. Times are UTC ms. */
@@ -114,6 +117,12 @@ function ofHop(hop: HopFacts): Finding[] {
         hostId,
       ),
     );
+  if (hop.degraded !== null) {
+    const { target, lossPct, p50Ms } = hop.degraded;
+    const took = p50Ms === null ? "" : `, ${Math.round(p50Ms)} ms`;
+    const text = `The way from the ${role} host to ${target} is bad: ${lossPct}% lost${took}.`;
+    found.push(finding("warning", "path_degraded", text, hostId));
+  }
   return found;
 }
 
