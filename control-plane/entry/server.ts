@@ -15,6 +15,7 @@ import { AppliedWaiters } from "../link/applied-waiters.ts";
 import { LinkHub } from "../link/hub.ts";
 import { linkServer, mountLink } from "../link/node.ts";
 import type { Bus, Clock, Database, Log, Ports, Random } from "../ports/index.ts";
+import { armSweep } from "../services/retention/sweep.ts";
 import { rolloutDriver } from "../services/rollouts/drive.ts";
 import { clientAddress } from "./client-address.ts";
 import { type Environment, settingsOf } from "./config.ts";
@@ -79,6 +80,7 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
   };
   hub.start(ports);
   await parts.prepare?.(ports);
+  await armSweep(ports);
   const app = createApp(ports, { addressOf: clientAddress(env.TRUSTED_PROXIES) });
   mountLink(app, hub);
 

@@ -5,6 +5,7 @@ import { provisionLine } from "../services/lines/provision.ts";
 import { expireOrder } from "../services/orders/expire.ts";
 import { fulfilOrder } from "../services/orders/fulfil.ts";
 import { expireResource } from "../services/resources/expire.ts";
+import { SWEEP_EVERY_MS, SWEEP_ON_MS, sweep } from "../services/retention/sweep.ts";
 import { stepRollout } from "../services/rollouts/step.ts";
 import type { JobKind, JobPayload } from "./kinds.ts";
 
@@ -38,6 +39,11 @@ export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
       return typeof outcome === "object" ? { againInMs: outcome.endsInMs } : "done";
     },
     maxAttempts: 100,
+  },
+  // One row for ever: it comes again by itself, and is never given up for its failures.
+  "retention.sweep": {
+    run: (ctx) => sweep(ctx).then((done) => ({ againInMs: done ? SWEEP_EVERY_MS : SWEEP_ON_MS })),
+    maxAttempts: Number.MAX_SAFE_INTEGER,
   },
   "capture.deadline": { run: (ctx, { captureId }) => failOverdueCapture(ctx, captureId).then(done), maxAttempts: 20 },
   "capture.expire": { run: (ctx, { captureId }) => deleteCapture(ctx, captureId).then(done), maxAttempts: 20 },

@@ -8,6 +8,7 @@ export const JOB_PAYLOADS = {
   "line.provision": z.object({ lineId: idSchema("lin") }),
   "resource.expire": z.object({ resourceId: idSchema("res") }),
   "capture.deadline": z.object({ captureId: idSchema("cap") }),
+  "retention.sweep": z.object({}),
   "capture.expire": z.object({ captureId: idSchema("cap") }),
   "rollout.step": z.object({ rolloutId: idSchema("rol") }),
 } as const;

@@ -1,4 +1,4 @@
-import { and, eq, sql } from "drizzle-orm";
+import { and, eq } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { PathProbe } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
@@ -7,7 +7,7 @@ import type { Context } from "../context.ts";
 import { insertEvent } from "../hosts/events.ts";
 import { judge, UNJUDGED } from "./hysteresis.ts";
 import { GATEWAY, nextHops } from "./next-hops.ts";
-import { SHORT_SPAN_MS } from "./spans.ts";
+import { ADD_UP, SHORT_SPAN_MS } from "./spans.ts";
 
 /**
  * A host told how its next hops answered: each goes into its segment's series, and may raise or clear its alarm. Targets the
@@ -100,15 +100,7 @@ async function addToSeries(tx: Pick<Transaction, "db">, hostId: Id<"hst">, probe
     })
     .onConflictDoUpdate({
       target: [s.hostId, s.target, s.span, s.bucket],
-      set: {
-        rounds: sql`${s.rounds} + 1`,
-        sent: sql`${s.sent} + excluded.sent`,
-        received: sql`${s.received} + excluded.received`,
-        minUs: sql`MIN(COALESCE(${s.minUs}, excluded.min_us), COALESCE(excluded.min_us, ${s.minUs}))`,
-        maxUs: sql`MAX(COALESCE(${s.maxUs}, excluded.max_us), COALESCE(excluded.max_us, ${s.maxUs}))`,
-        answered: sql`${s.answered} + excluded.answered`,
-        p50SumUs: sql`${s.p50SumUs} + excluded.p50_sum_us`,
-      },
+      set: ADD_UP,
     });
 }
 
