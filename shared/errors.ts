@@ -32,6 +32,7 @@ export const ERROR_CODES = {
   region_not_configured: [409, "The destination is not configured"],
   price_not_found: [404, "There is no such price"],
   group_not_found: [404, "There is no such group"],
+  whitelist_too_large: [422, "The whitelist would be larger than a host takes"],
   service_type_not_found: [404, "There is no such service type"],
   quantity_out_of_range: [422, "The quantity is out of range"],
   quote_stale: [409, "The quote has expired, was used or no longer matches the catalogue"],
@@ -49,6 +50,9 @@ export const ERROR_CODES = {
   enrolment_refused: [403, "The enrolment token is not valid, used up or expired"],
   host_not_online: [409, "The host is not online"],
   pair_overlaps: [409, "The ports overlap with another pair of that host"],
+  pair_in_use: [409, "Connections still use ports of the pair"],
+  forward_full: [422, "The forward host would have more ports than it can hold"],
+  address_taken: [409, "Another exit holds that address"],
   links_elsewhere: [503, "This process holds no agent links"],
   // captures and pings
   bad_filter: [422, "The capture filter is not valid"],

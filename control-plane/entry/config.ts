@@ -41,6 +41,11 @@ export const environmentSchema = z.object({
   SESSION_LIFETIME_S: seconds.default(2_592_000),
   PORT_QUARANTINE_S: z.coerce.number().int().min(0).default(60),
   CAPTURE_KEEP_S: seconds.default((7 * DAY_MS) / 1000),
+  /** When set, /metrics is for whoever presents it as bearer token only. */
+  METRICS_TOKEN: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{16,200}$/, "must be 16 to 200 letters, digits, dashes or underscores")
+    .optional(),
   SIGN_IN_LIMIT: z.coerce.number().int().min(1).default(10),
 });
 export type Environment = z.infer<typeof environmentSchema>;
@@ -87,5 +92,6 @@ export function settingsOf(env: Environment, publicUrl: string) {
     allowedOrigins: env.ALLOWED_ORIGINS,
     clientDns: env.CLIENT_DNS,
     signInLimit: env.SIGN_IN_LIMIT,
+    metricsToken: env.METRICS_TOKEN,
   };
 }

@@ -111,6 +111,39 @@ test("a job whose worker died is taken by another when its lease ends, not befor
   expect(await theJob(h)).toMatchObject({ state: "waiting", attempts: 2 });
 });
 
+test("a job that takes its process with it each time is a dead letter after five lost workers; one that only lost some lives on", async () => {
+  const h = await makeHarness();
+  const never = new Promise<"done">(() => undefined);
+  let lost = 0;
+  using handled = handle(() => (lost-- > 0 ? never : Promise.resolve("done" as const)), 100);
+  const runs = async () => {
+    const before = handled.spy.mock.calls.length;
+    void runDueJobs(h.ports, 8);
+    await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(before + 1));
+    h.clock.advance(LEASE_MS);
+  };
+  await addJob(h);
+  lost = 4;
+  for (let i = 0; i < 4; i++) await runs();
+  await h.runJobs();
+  expect(await theJob(h)).toMatchObject({ state: "done" });
+  expect(handled.spy).toHaveBeenCalledTimes(5);
+
+  await execute(h.ports, sql`DELETE FROM jobs`);
+  lost = 1000;
+  await addJob(h);
+  for (let i = 0; i < 5; i++) await runs();
+  expect(handled.spy).toHaveBeenCalledTimes(10);
+  await h.runJobs();
+  expect(handled.spy).toHaveBeenCalledTimes(10);
+  expect(await theJob(h)).toMatchObject({ state: "dead", lastError: expect.stringContaining("5 times") });
+  // An operator who has mended it runs it again.
+  lost = 0;
+  await retryJob((await makePerson(h, "admin", "boss")).ctx, (await theJob(h)).id);
+  await h.runJobs();
+  expect((await theJob(h)).state).toBe("done");
+});
+
 test("a failed job is tried again later and later, then is a dead letter with its error, which an operator can run again", async () => {
   const h = await makeHarness();
   let broken = true;

@@ -6,6 +6,8 @@ import { HANDLERS, type JobOutcome } from "./handlers.ts";
 import { JOB_PAYLOADS, type JobKind } from "./kinds.ts";
 
 const LEASE_MS = 60_000;
+/** A deploy or a crash for another reason costs a lease too: only a job that takes its process with it comes to this. */
+const MOST_LOSSES = 5;
 
 type Job = typeof t.jobs.$inferSelect;
 
@@ -43,6 +45,7 @@ async function takeDue(ports: Ports, limit: number): Promise<Job[]> {
       .set({
         state: "running",
         attempts: sql`attempts + 1`,
+        losses: sql`CASE WHEN state = 'running' THEN losses + 1 ELSE 0 END`,
         leaseToken: makeId(ports, "tsk"),
         leaseUntil: now + LEASE_MS,
       })
@@ -59,6 +62,7 @@ async function takeDue(ports: Ports, limit: number): Promise<Job[]> {
 async function runJob(ports: Ports, job: Job): Promise<void> {
   const kind = job.kind as JobKind;
   const startedAt = ports.clock.now();
+  if (job.losses >= MOST_LOSSES) return giveUp(ports, job);
   try {
     const handler = HANDLERS[kind];
     if (handler === undefined) throw new Error(`no handler for jobs of kind ${job.kind}`);
@@ -71,6 +75,12 @@ async function runJob(ports: Ports, job: Job): Promise<void> {
     await fail(ports, job, error, HANDLERS[kind]?.maxAttempts ?? 1);
   }
   ports.metrics.time("job_ms", ports.clock.now() - startedAt, { kind });
+}
+
+/** Nobody came back from it so often that it is the job that ends them: it is not run again. */
+async function giveUp(ports: Ports, job: Job): Promise<void> {
+  const error = new Error(`its worker was gone before it ended, ${job.losses} times in a row`);
+  await fail(ports, job, error, 0);
 }
 
 /** Only the worker that holds the lease may write the outcome. */

@@ -407,7 +407,7 @@ test("an ack of other content than was sent is not believed, and operators see i
   expect(await link.next("bye")).toMatchObject({ reason: "bad_frame" });
   await until(async () => {
     const { items } = await ok(admin<{ items: { kind: string }[] }>("GET", `/hosts/${agent.hostId}/events`));
-    expect(items.map((event) => event.kind)).toEqual(["ack_refused"]);
+    expect(items.filter(({ kind }) => !kind.startsWith("link_"))).toMatchObject([{ kind: "ack_refused" }]);
   });
   expect((await rowOf(agent)).appliedRev).toBeNull();
 });

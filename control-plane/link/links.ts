@@ -155,7 +155,7 @@ export class Links {
     }
   }
 
-  #report({ hello }: Link, kind: "ack_refused", detail: string): void {
+  #report({ hello }: Link, kind: "ack_refused" | "state_too_large", detail: string): void {
     if (hello !== undefined) this.#record(hello.hostId, () => recordHostEvent(this.#ctx, hello.hostId, kind, detail));
   }
 

@@ -231,6 +231,26 @@ test("a host that took a later state is not told unchanged: what it could not ap
   expect(frames(b.loaded(4))).toMatchObject([{ t: "state", rev: 4, items: [] }]);
 });
 
+test("a state that no agent would take is told to operators once, not sent, and what follows goes out", () => {
+  const b = new Bench().join(1);
+  b.ack(1);
+  b.changed();
+  const domains = Array.from({ length: 20_000 }, (_, i) => `n${i}.${"a".repeat(60)}.example`);
+  const items = [
+    { type: "whitelist" as const, id: "whitelist", interface: "tl0", cidrs: [], domains, outInterface: null },
+  ];
+  const actions = b.do(b.session.loaded({ ...state(2), items }, b.now));
+  expect(does(actions)).toEqual(["report"]);
+  expect(actions[0]).toMatchObject({ kind: "state_too_large", detail: expect.stringContaining("revision 2") });
+  // Not again by time or by a wake-up for the same revision.
+  expect(does(b.pass(14_000))).toEqual([]);
+  expect(b.session.sentRev).toBe(2);
+  b.changed();
+  expect(does(b.do(b.session.loaded({ ...state(2), items }, b.now)))).toEqual([]);
+  b.changed();
+  expect(frames(b.loaded(3))).toEqual([{ t: "state", ...state(3) }]);
+});
+
 test("a heartbeat every 15 s; after 40 s of silence the link is dead, and any frame is a sign of life", () => {
   const b = new Bench().join(1);
   expect(b.pass(14_999)).toEqual([]);

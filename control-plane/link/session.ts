@@ -11,6 +11,7 @@ import {
   SILENCE_MS,
 } from "../../shared/protocol/frames.ts";
 import type { TaskOutcome } from "../../shared/protocol/tasks.ts";
+import { whyTooLarge } from "./state-size.ts";
 
 /** A host's state, signed, as it is sent. */
 export type SignedState = {
@@ -35,7 +36,7 @@ export type Action =
   | { do: "clockOffset"; ms: number }
   | { do: "count"; what: "unknown_frame" | "refused_frame" }
   /** Something of this host that operators should see. */
-  | { do: "report"; kind: "ack_refused"; detail: string }
+  | { do: "report"; kind: "ack_refused" | "state_too_large"; detail: string }
   | { do: "close"; reason: CloseReason };
 
 export type CloseReason =
@@ -204,6 +205,12 @@ export class ServerSession {
     if (this.#sentRev === state.rev && !this.#again) return this.#next();
     this.#again = false;
     this.#sentRev = state.rev;
+    // The host would refuse the frame and come back for it for ever: it keeps what it has, and operators are told.
+    const tooLarge = whyTooLarge(state.items);
+    if (tooLarge !== undefined) {
+      const detail = `revision ${state.rev} can't be sent: ${tooLarge}`;
+      return [{ do: "report", kind: "state_too_large", detail }, ...this.#next()];
+    }
     this.#sent.set(state.rev, state.sha256);
     this.#inFlight = { rev: state.rev, at: now };
     const unchanged = this.#held?.rev === state.rev && this.#held.sha256 === state.sha256;

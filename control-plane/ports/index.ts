@@ -197,6 +197,8 @@ export interface Settings {
   clientDns: readonly string[];
   /** Sign-ins per name and per address in 15 minutes. */
   signInLimit: number;
+  /** What /metrics asks for; undefined leaves it open. */
+  metricsToken?: string | undefined;
 }
 
 export interface Ports {

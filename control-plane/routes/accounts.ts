@@ -1,5 +1,5 @@
 import { Hono } from "hono";
-import { setCookie } from "hono/cookie";
+import { deleteCookie, setCookie } from "hono/cookie";
 import { z } from "zod";
 import { idSchema } from "../../shared/ids.ts";
 import {
@@ -60,6 +60,7 @@ export const accountRoutes = new Hono<Env>()
   )
   .delete("/sessions/current", route({ access: "me:write", summary: "Sign out", status: 204 }), async (c) => {
     await signOut(contextOf(c));
+    deleteCookie(c, SESSION_COOKIE, { path: "/" });
     return c.body(null, 204);
   })
   .get(

@@ -108,6 +108,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /hosts/:hostId/replace": { who: "admin" },
   "POST /pairs": { who: "admin" },
   "GET /pairs": { who: "admin" },
+  "PATCH /pairs/:pairId": { who: "admin" },
+  "DELETE /pairs/:pairId": { who: "admin" },
 };
 
 let h: Harness;
@@ -243,7 +245,7 @@ function casesOf(operation: Operation, row: Row): Case[] {
   if (body !== undefined) {
     const [status, code]: Case["expect"] = [422, "validation_failed"];
     const { properties = {}, required = [] } = body;
-    if (required.length > 0 || key === "POST /connections" || key === "PATCH /hosts/:hostId") {
+    if (required.length > 0 || key === "POST /connections" || key.startsWith("PATCH /")) {
       add({ name: "no body", expect: [status, code], body: undefined });
       add({ name: "an empty object", expect: [status, code], body: {} });
     }

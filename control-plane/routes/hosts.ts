@@ -13,7 +13,7 @@ import {
 import { fleetView, readFleet } from "../services/hosts/fleet.ts";
 import { drainHost, resumeHost, retireHost } from "../services/hosts/life.ts";
 import { hostLogQuery, hostLogView, readHostLog } from "../services/hosts/log.ts";
-import { createPair, listPairs, pairInput } from "../services/hosts/pairs.ts";
+import { createPair, deletePair, listPairs, pairInput, updatePair, updatePairInput } from "../services/hosts/pairs.ts";
 import { getHost, hostEventView, hostQuery, listHostEvents, listHosts } from "../services/hosts/read.ts";
 import { replaceHost, replaceHostInput } from "../services/hosts/replace.ts";
 import { approveHost, updateHost, updateHostInput } from "../services/hosts/update.ts";
@@ -24,6 +24,7 @@ import { bearerOf } from "./authenticate.ts";
 import { contextOf, type Env, input, route } from "./define.ts";
 
 const hostParam = z.object({ hostId: idSchema("hst") });
+const pairParam = z.object({ pairId: idSchema("par") });
 
 export const hostRoutes = new Hono<Env>()
   .post(
@@ -154,6 +155,22 @@ export const hostRoutes = new Hono<Env>()
     route({ access: "hosts:write", summary: "Pair a boarding with a forward host", status: 201, answer: pairView }),
     input("json", pairInput),
     async (c) => c.json(await createPair(contextOf(c), c.req.valid("json")), 201),
+  )
+  .patch(
+    "/pairs/:pairId",
+    route({ access: "hosts:write", summary: "Change a pair's address or ports", answer: pairView }),
+    input("param", pairParam),
+    input("json", updatePairInput),
+    async (c) => c.json(await updatePair(contextOf(c), c.req.valid("param").pairId, c.req.valid("json"))),
+  )
+  .delete(
+    "/pairs/:pairId",
+    route({ access: "hosts:write", summary: "Take a pair apart that no connection uses", status: 204 }),
+    input("param", pairParam),
+    async (c) => {
+      await deletePair(contextOf(c), c.req.valid("param").pairId);
+      return c.body(null, 204);
+    },
   )
   .get(
     "/pairs",

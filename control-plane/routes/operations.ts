@@ -5,6 +5,7 @@ import { idSchema } from "../../shared/ids.ts";
 import { auditView, listAudit } from "../services/audit/list.ts";
 import { jobStateSchema, jobView, listJobs, retryJob } from "../services/jobs/jobs.ts";
 import { pageQuery, pageView } from "../services/views.ts";
+import { requireMetricsToken } from "./authenticate.ts";
 import { contextOf, type Env, input, route } from "./define.ts";
 
 /** For operators and for what watches the process. */
@@ -32,11 +33,20 @@ export const operationRoutes = new Hono<Env>()
       return c.json({ ok: true as const });
     },
   )
-  .get("/metrics", route({ access: "public", summary: "Prometheus metrics", produces: "text/plain" }), async (c) => {
-    const rendered = await c.get("ports").metrics.render();
-    if (rendered === undefined) throw new AppError("not_found", "This process keeps no metrics.");
-    return c.body(rendered.text, 200, { "content-type": rendered.contentType });
-  })
+  .get(
+    "/metrics",
+    route({
+      access: "public",
+      summary: "Prometheus metrics; with METRICS_TOKEN set, for its bearer",
+      produces: "text/plain",
+    }),
+    async (c) => {
+      await requireMetricsToken(c.get("ports"), c.req.path, c.req.header("authorization"));
+      const rendered = await c.get("ports").metrics.render();
+      if (rendered === undefined) throw new AppError("not_found", "This process keeps no metrics.");
+      return c.body(rendered.text, 200, { "content-type": rendered.contentType });
+    },
+  )
   .get(
     "/audit",
     route({ access: "audit:read", summary: "Who did what, newest first", answer: pageView(auditView) }),

@@ -85,8 +85,10 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "GET /connections/:connectionId/configuration.svg",
   ],
   "hosts:write": [
+    "DELETE /pairs/:pairId",
     "GET /enrolment-tokens",
     "PATCH /hosts/:hostId",
+    "PATCH /pairs/:pairId",
     "POST /enrolment-tokens",
     "POST /hosts/:hostId/approve",
     "POST /hosts/:hostId/drain",

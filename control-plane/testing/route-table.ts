@@ -116,6 +116,7 @@ export async function makeThings(h: Harness): Promise<Things> {
   const apiToken = await createApiToken(owner.ctx, { name: "router", scopes: ["lines:read"] });
   const { token: uploadToken } = await freshToken(h.ports, "up");
   const captureId = await insertCapture(h, { lineId, hostId, by: admin }, uploadToken);
+  const [pair] = await h.ports.db.read.select().from(t.pairs).limit(1);
   const [job] = await h.ports.db.read.select().from(t.jobs).limit(1);
   await h.ports.db.write((tx) =>
     tx
@@ -143,6 +144,7 @@ export async function makeThings(h: Harness): Promise<Things> {
       orderId,
       quoteId: order?.quoteId ?? "",
       hostId: pending.hostId,
+      pairId: pair?.id ?? "",
       captureId,
       jobId: job?.id ?? "",
       rolloutId: await insertRollout(h),
@@ -177,6 +179,7 @@ export async function makeThings(h: Harness): Promise<Things> {
       "PATCH /hosts/:hostId": { name: "renamed" },
       "POST /rollouts": { version: "1.1.0", target: { hostIds: [network.boarding] } },
       "POST /rollouts/:rolloutId/resume": { retry: true },
+      "PATCH /pairs/:pairId": { maxLoad: 100 },
       "POST /pairs": { boardingHostId: network.boarding, forwardHostId: network.forwards[0] },
     },
   };

@@ -2,8 +2,8 @@ import { createHash } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
 import { appendFile, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { ReadableStream as WebStream } from "node:stream/web";
 import { AppError } from "../../../shared/errors.ts";
 import type { CaptureStore } from "../../ports/index.ts";
 import { Fifo } from "../database/fifo.ts";
@@ -54,8 +54,8 @@ export async function directoryCaptures(directory: string): Promise<CaptureStore
       return { size, sha256: hash.digest("hex") };
     },
     async open(id) {
-      const handle = await open(final(id));
-      return Readable.toWeb(handle.createReadStream()) as ReadableStream<Uint8Array>;
+      await stat(final(id));
+      return WebStream.from(read(final(id))) as unknown as ReadableStream<Uint8Array>;
     },
     async remove(id) {
       appends.delete(id);
@@ -63,6 +63,11 @@ export async function directoryCaptures(directory: string): Promise<CaptureStore
       await rm(final(id), { force: true });
     },
   };
+}
+
+/** Opens the file when the first chunk is asked for: a HEAD request asks for none, and nobody would close it. */
+async function* read(path: string): AsyncGenerator<Uint8Array> {
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
 }
 
 async function sizeOf(path: string): Promise<number> {

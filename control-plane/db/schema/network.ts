@@ -31,6 +31,8 @@ export const hosts = sqliteTable(
     /** Interface the exit's traffic leaves by; null is the one of its default route. */
     outInterface: text(),
     relayDriver: text({ enum: ["nft", "socat"] }).notNull(),
+    /** Most connections a boarding or forward host takes; null leaves it to its pairs' ports. An exit serves one line. */
+    capacity: integer(),
     wireguardPort: integer().notNull(),
     uplinkPort: integer().notNull(),
     /** The token it enrolled with: the same identity with the same token gets the same answer again. */
@@ -60,7 +62,14 @@ export const hosts = sqliteTable(
     observed: json<Observation>(),
     createdAt: instant().notNull(),
   },
-  (t) => [uniqueIndex("hosts_identity").on(t.identityPublicKey), index("hosts_role_region").on(t.role, t.regionId)],
+  (t) => [
+    uniqueIndex("hosts_identity").on(t.identityPublicKey),
+    index("hosts_role_region").on(t.role, t.regionId),
+    // The address a line's traffic leaves from is its own: no two exits hold one.
+    uniqueIndex("hosts_exit_address")
+      .on(t.publicAddress)
+      .where(sql`role = 'exit' AND state <> 'retired' AND public_address IS NOT NULL`),
+  ],
 );
 
 /** What happened on a host: drift repaired, items that failed, ends enforced there. */
@@ -196,6 +205,8 @@ export const pairs = sqliteTable(
     /** The port allocated last; the search for a free one starts after it. */
     lastPort: integer(),
     createdAt: instant().notNull(),
+    /** Taken apart; the row stays for the connections that went through it. */
+    retiredAt: instant(),
   },
   (t) => [index("pairs_forward").on(t.forwardHostId), index("pairs_boarding").on(t.boardingHostId)],
 );

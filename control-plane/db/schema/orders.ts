@@ -178,6 +178,8 @@ export const jobs = sqliteTable(
     dedupeKey: text().notNull(),
     state: text({ enum: ["waiting", "running", "done", "dead"] }).notNull(),
     attempts: integer().notNull(),
+    /** How often in a row its worker was gone before the lease ran out: a job that kills its process is given up. */
+    losses: integer().notNull().default(0),
     /** While running: whose turn it is, and until when. A lease that ran out is another's to take. */
     leaseToken: text(),
     leaseUntil: instant(),

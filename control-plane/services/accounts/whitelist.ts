@@ -6,6 +6,7 @@ import * as t from "../../db/schema/index.ts";
 import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
 import { changeInWords } from "../catalogue/put.ts";
 import type { Context } from "../context.ts";
+import { checkWhitelist } from "../hosts/whitelist-size.ts";
 import { whitelistInput } from "../views.ts";
 
 export const accountWhitelistInput = z.object(whitelistInput);
@@ -25,13 +26,14 @@ export async function getAccountWhitelist(ctx: Context, userId: Id<"usr">) {
   return { userId, cidrs: row.cidrs, domains: row.domains };
 }
 
-/** Sets it; the exits of all the account's lines follow. Throws `not_found` for an account that is no customer. */
+/** Sets it; the exits of all the account's lines follow. Throws `not_found` for an account that is no customer, `whitelist_too_large`. */
 export async function putAccountWhitelist(
   ctx: Context,
   userId: Id<"usr">,
   input: z.infer<typeof accountWhitelistInput>,
 ) {
   return transaction(ctx, async (tx) => {
+    checkWhitelist([input], "the account's own list");
     const [user] = await tx.db.select().from(t.users).where(eq(t.users.id, userId));
     if (user === undefined || user.role !== "customer") throw new AppError("not_found");
     const [before] = await tx.db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, userId));

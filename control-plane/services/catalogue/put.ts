@@ -6,6 +6,7 @@ import * as t from "../../db/schema/index.ts";
 import { LINE_TYPES } from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
+import { checkLinesOf, type Whitelist } from "../hosts/whitelist-size.ts";
 import { nameSchema, slugSchema, whitelistInput } from "../views.ts";
 import { viewRow } from "./views.ts";
 
@@ -87,10 +88,11 @@ export const serviceTypeInput = z.object({
   ...whitelistInput,
 });
 
-/** Replaces a whitelist. The exits of every line that has it follow. */
+/** Replaces a whitelist. The exits of every line that has it follow. Throws `whitelist_too_large` when one could not take it. */
 export async function putServiceType(ctx: Context, id: string, input: z.infer<typeof serviceTypeInput>) {
   return transaction(ctx, async (tx) => {
     const [before] = await tx.db.select().from(t.serviceTypes).where(eq(t.serviceTypes.id, id));
+    await checkLinesOf(tx.db, id, input);
     const row = { id, ...input, createdAt: before?.createdAt ?? ctx.ports.clock.now() };
     await tx.db.insert(t.serviceTypes).values(row).onConflictDoUpdate({ target: t.serviceTypes.id, set: input });
     const exits = await tx.db
@@ -106,8 +108,6 @@ export async function putServiceType(ctx: Context, id: string, input: z.infer<ty
     return viewRow(row);
   });
 }
-
-type Whitelist = { cidrs: readonly string[]; domains: readonly string[] };
 
 /** How many networks and names came and went, in words. */
 export function changeInWords(before: Whitelist | undefined, after: Whitelist | undefined): string {

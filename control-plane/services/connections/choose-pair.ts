@@ -1,4 +1,4 @@
-import { and, eq, gt, inArray, ne, or } from "drizzle-orm";
+import { and, count, eq, gt, inArray, isNull, ne, or } from "drizzle-orm";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
@@ -27,7 +27,7 @@ export async function chooseSlot(
     .from(t.hosts)
     .where(and(inArray(t.hosts.role, ["boarding", "forward"]), eq(t.hosts.approved, true)));
   const online = new Map(hosts.filter((host) => isOnline(host, now)).map((host) => [host.id, host]));
-  const pairs = (await tx.db.select().from(t.pairs)).filter(
+  const pairs = (await tx.db.select().from(t.pairs).where(isNull(t.pairs.retiredAt))).filter(
     (pair) =>
       online.get(pair.boardingHostId)?.regionId === line.sourceRegionId &&
       online.has(pair.forwardHostId) &&
@@ -46,10 +46,24 @@ export async function chooseSlot(
     return load(a) - load(b) || (a.id < b.id ? -1 : 1);
   });
   for (const pair of byLoad) {
+    const { capacity } = online.get(pair.forwardHostId) ?? {};
+    if (typeof capacity === "number" && (taken.get(pair.forwardHostId)?.active ?? 0) >= capacity) continue;
+    if (await isFull(tx, online.get(pair.boardingHostId))) continue;
     const port = nextFreePort(pair, taken.get(pair.forwardHostId)?.ports ?? new Set());
     if (port !== undefined) return { pair, port };
   }
   throw new AppError("lines_busy");
+}
+
+/** Does a boarding host have as many connections as it may? */
+async function isFull(tx: Transaction, boarding: typeof t.hosts.$inferSelect | undefined): Promise<boolean> {
+  if (boarding === undefined || boarding.capacity === null) return false;
+  const [row] = await tx.db
+    .select({ n: count() })
+    .from(t.connections)
+    .innerJoin(t.pairs, eq(t.pairs.id, t.connections.pairId))
+    .where(and(eq(t.pairs.boardingHostId, boarding.id), eq(t.connections.state, "active")));
+  return (row?.n ?? 0) >= boarding.capacity;
 }
 
 /** Per forward host: how many connections are active, and which ports are in use or rest. */

@@ -1,9 +1,10 @@
-import { and, asc, eq, inArray } from "drizzle-orm";
+import { and, asc, eq, inArray, isNull } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { addressFrom } from "./reach.ts";
+import { unionOf } from "./whitelist-size.ts";
 
 /** The tunnel as every exit has it. One client a line, always the same address. */
 export const TUNNEL = {
@@ -38,7 +39,7 @@ async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
     .select({ pair: t.pairs, forward: t.hosts })
     .from(t.pairs)
     .innerJoin(t.hosts, eq(t.hosts.id, t.pairs.forwardHostId))
-    .where(eq(t.pairs.boardingHostId, host.id))
+    .where(and(eq(t.pairs.boardingHostId, host.id), isNull(t.pairs.retiredAt)))
     .orderBy(asc(t.pairs.id));
   return rows.flatMap(({ pair, forward }): StateItem[] => {
     const address = addressFrom(host, forward);
@@ -122,8 +123,7 @@ async function allowed(db: Db, line: typeof t.lines.$inferSelect): Promise<{ cid
           .from(t.lineServiceTypes)
           .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
           .where(eq(t.lineServiceTypes.lineId, line.id));
-  const union = (of: "cidrs" | "domains") => [...new Set(lists.flatMap((list) => list[of]))].sort();
-  return { cidrs: union("cidrs"), domains: union("domains") };
+  return unionOf(lists);
 }
 
 /** The hosts whose state depends on this one's row: itself and those that send to it. */
@@ -131,7 +131,7 @@ export async function dependentHosts(db: Db, hostId: Id<"hst">): Promise<Id<"hst
   const boardings = await db
     .select({ id: t.pairs.boardingHostId })
     .from(t.pairs)
-    .where(eq(t.pairs.forwardHostId, hostId));
+    .where(and(eq(t.pairs.forwardHostId, hostId), isNull(t.pairs.retiredAt)));
   const forwards = await db
     .selectDistinct({ id: t.connections.forwardHostId })
     .from(t.connections)

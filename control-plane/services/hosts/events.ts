@@ -13,6 +13,7 @@ type Kind =
   | "session_superseded"
   | "identity_cloned"
   | "ack_refused"
+  | "state_too_large"
   | "link_up"
   | "link_down"
   | "upgrade_committed"

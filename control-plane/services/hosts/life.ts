@@ -1,4 +1,4 @@
-import { and, eq, inArray, ne, or } from "drizzle-orm";
+import { and, eq, inArray, isNull, ne, or } from "drizzle-orm";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import type { HostState } from "../../db/schema/index.ts";
@@ -51,7 +51,7 @@ export async function retireHost(ctx: Context, id: Id<"hst">) {
     if (before.state === "retired") throw new AppError("conflict", "The host is retired already.");
     if (await isNeeded(tx, id))
       throw new AppError("conflict", "Connections or lines still need this host: drain it, or replace it by another.");
-    await retire(tx, id);
+    await retire(ctx, tx, id);
     const after = await requireHost(tx, id);
     await tx.audit("host.retired", id, { state: before.state }, { state: "retired" });
     return presentHost(tx.db, after, ctx.ports.clock.now());
@@ -59,9 +59,15 @@ export async function retireHost(ctx: Context, id: Id<"hst">) {
 }
 
 /** The state, and the revisions of everyone whose desired state it changes. */
-export async function retire(tx: Transaction, id: Id<"hst">): Promise<void> {
+export async function retire(ctx: Context, tx: Transaction, id: Id<"hst">): Promise<void> {
+  const dependent = await dependentHosts(tx.db, id);
   await tx.db.update(t.hosts).set({ state: "retired" }).where(eq(t.hosts.id, id));
-  await tx.touchHosts(await dependentHosts(tx.db, id), (hostId) =>
+  // Its pairs go with it: the ranges they hold on boarding hosts are free again.
+  await tx.db
+    .update(t.pairs)
+    .set({ retiredAt: ctx.ports.clock.now() })
+    .where(and(or(eq(t.pairs.boardingHostId, id), eq(t.pairs.forwardHostId, id)), isNull(t.pairs.retiredAt)));
+  await tx.touchHosts(dependent, (hostId) =>
     hostId === id ? "retired: it should hold nothing" : `next hop ${id} retired`,
   );
 }

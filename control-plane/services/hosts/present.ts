@@ -3,6 +3,7 @@ import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { readPaths } from "../paths/read.ts";
+import { readUse } from "./capacity.ts";
 import { viewHost } from "./views.ts";
 
 type Host = typeof t.hosts.$inferSelect;
@@ -10,8 +11,12 @@ type Host = typeof t.hosts.$inferSelect;
 /** Hosts as operators see them, in the order given; a few queries however many they are. */
 export async function presentHosts(db: Db, rows: readonly Host[], now: number) {
   const ids = rows.map((row) => row.id);
-  const [lagging, paths] = await Promise.all([laggingSince(db, ids), readPaths(db, ids, now)]);
-  return rows.map((row) => viewHost(row, now, { laggingSince: lagging.get(row.id) ?? null, path: paths.get(row.id) }));
+  const lagging = await laggingSince(db, ids);
+  const paths = await readPaths(db, ids, now);
+  const use = await readUse(db, rows);
+  return rows.map((row) =>
+    viewHost(row, now, { laggingSince: lagging.get(row.id) ?? null, path: paths.get(row.id), use: use.get(row.id) }),
+  );
 }
 
 export async function presentHost(db: Db, row: Host, now: number) {

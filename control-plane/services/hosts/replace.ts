@@ -1,4 +1,4 @@
-import { and, eq, ne, or } from "drizzle-orm";
+import { and, eq, isNull, ne, or } from "drizzle-orm";
 import { z } from "zod";
 import { AppError } from "../../../shared/errors.ts";
 import { type Id, idSchema } from "../../../shared/ids.ts";
@@ -18,7 +18,7 @@ type Host = typeof t.hosts.$inferSelect;
  * A new machine takes over everything of an old one, which is retired. Connections through a forward host go on through the new
  * one, and through a boarding host as long as clients still reach its address; an exit's clients must open again, as their new exit has another key and address.
  *
- * Throws `not_found`, `conflict` when the new host is of another role, is not let in, or is in use.
+ * Throws `not_found`, `conflict` when the new host is of another role or region, is not let in, or is in use.
  */
 export async function replaceHost(ctx: Context, id: Id<"hst">, input: z.infer<typeof replaceHostInput>) {
   return transaction(ctx, async (tx) => {
@@ -28,7 +28,7 @@ export async function replaceHost(ctx: Context, id: Id<"hst">, input: z.infer<ty
     // Who depends on the old one now must hear of it too.
     const before = await dependentHosts(tx.db, old.id);
     await TAKE_OVER[old.role](ctx, tx, old, by);
-    await retire(tx, old.id);
+    await retire(ctx, tx, old.id);
     await tx.touchHosts([...before, ...(await dependentHosts(tx.db, by.id))], `host ${by.id} replaces ${old.id}`);
     await tx.audit("host.replaced", old.id, { state: old.state }, { state: "retired", by: by.id });
     return presentHost(tx.db, await requireHost(tx, by.id), ctx.ports.clock.now());
@@ -40,13 +40,14 @@ async function checkFree(tx: Transaction, old: Host, by: Host): Promise<void> {
     throw new AppError("conflict", why);
   };
   if (old.id === by.id || old.role !== by.role) refuse("The new host must be another one of the same role.");
+  if (old.regionId !== by.regionId) refuse("The new host must be of the same region: lines are sold by it.");
   if (old.state === "retired") refuse("The old host is retired already.");
   if (!by.approved || by.state === "retired") refuse("The new host is not let in.");
   if (by.publicAddress === null) refuse("The new host has no public address yet.");
   const [pair] = await tx.db
     .select({ id: t.pairs.id })
     .from(t.pairs)
-    .where(or(eq(t.pairs.boardingHostId, by.id), eq(t.pairs.forwardHostId, by.id)))
+    .where(and(or(eq(t.pairs.boardingHostId, by.id), eq(t.pairs.forwardHostId, by.id)), isNull(t.pairs.retiredAt)))
     .limit(1);
   const [line] = await tx.db
     .select({ id: t.lines.id })

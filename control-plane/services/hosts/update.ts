@@ -4,7 +4,7 @@ import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import { interfaceSchema, ipv4Schema, isPrivateAddress, portSchema } from "../../../shared/protocol/values.ts";
 import * as t from "../../db/schema/index.ts";
-import { expectOne, type Transaction, transaction } from "../../db/transaction.ts";
+import { expectOne, isUniqueViolation, type Transaction, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
 import { nameSchema, slugSchema } from "../views.ts";
 import { dependentHosts } from "./desired-state.ts";
@@ -21,22 +21,33 @@ export const updateHostInput = z
     relayDriver: z.enum(["nft", "socat"]),
     wireguardPort: portSchema,
     uplinkPort: portSchema,
+    /** Most connections through a boarding or forward host; null leaves it to its pairs' ports. */
+    capacity: z.number().int().min(0).max(100_000).nullable(),
   })
   .partial()
   .refine((input) => Object.keys(input).length > 0, "nothing to change");
 
-/** An operator changes what is known of a host. It and the hosts that send to it get a new state. Throws `not_found`. */
+/** An operator changes what is known of a host. It and the hosts that send to it get a new state. Throws `not_found`, `address_taken`. */
 export async function updateHost(ctx: Context, id: Id<"hst">, input: z.infer<typeof updateHostInput>) {
   return transaction(ctx, async (tx) => {
     const before = await requireHost(tx, id);
     const set = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined));
-    await tx.db.update(t.hosts).set(set).where(eq(t.hosts.id, id));
+    await setOnRow(tx, id, set);
     await moveAddress(tx, before, input.publicAddress ?? null);
     await tx.touchHosts(await dependentHosts(tx.db, id), `${Object.keys(set).join(", ")} of host ${id} changed`);
     const after = await requireHost(tx, id);
     await tx.audit("host.update", id, pickKeys(before, set), set);
     return presentHost(tx.db, after, ctx.ports.clock.now());
   });
+}
+
+async function setOnRow(tx: Transaction, id: Id<"hst">, set: Partial<typeof t.hosts.$inferInsert>): Promise<void> {
+  try {
+    await tx.db.update(t.hosts).set(set).where(eq(t.hosts.id, id));
+  } catch (error) {
+    if (isUniqueViolation(error, "hosts.public_address")) throw new AppError("address_taken");
+    throw error;
+  }
 }
 
 /** What the row held of what is set now. */

@@ -4,6 +4,7 @@ import { hostRoleSchema } from "../../../shared/protocol/enrolment.ts";
 import { HOST_STATES, type hosts, type pairs } from "../../db/schema/index.ts";
 import { type PathView, pathView } from "../paths/read.ts";
 import { instantView, iso } from "../views.ts";
+import type { Use } from "./capacity.ts";
 import { isOnline } from "./reach.ts";
 
 export const hostView = z.object({
@@ -22,6 +23,8 @@ export const hostView = z.object({
   wireguardPublicKey: z.string().nullable(),
   wireguardPort: z.number().int(),
   uplinkPort: z.number().int(),
+  /** Most connections it takes (an exit: lines), by its own limit and its pairs' ports, and how many there are. */
+  capacity: z.object({ limit: z.number().int().nullable(), most: z.number().int(), used: z.number().int() }),
   /** Joined and answering, or not; since when; and for how long nothing was heard. Written every 10 s. */
   link: z.object({
     online: z.boolean(),
@@ -47,12 +50,12 @@ export const hostView = z.object({
 });
 
 /** What a view of a host needs beside its row. */
-export type HostMore = { laggingSince: number | null; path: PathView | undefined };
+export type HostMore = { laggingSince: number | null; path: PathView | undefined; use: Use | undefined };
 
 export function viewHost(
   row: typeof hosts.$inferSelect,
   now: number,
-  { laggingSince, path }: HostMore,
+  { laggingSince, path, use = { ports: 0, used: 0 } }: HostMore,
 ): z.infer<typeof hostView> {
   const failed = (row.appliedResults ?? []).flatMap((r) =>
     r.ok ? [] : [{ item: r.item, error: r.error ?? "failed" }],
@@ -74,6 +77,7 @@ export function viewHost(
     wireguardPublicKey: row.wireguardPublicKey,
     wireguardPort: row.wireguardPort,
     uplinkPort: row.uplinkPort,
+    capacity: { limit: row.capacity, most: Math.min(use.ports, row.capacity ?? use.ports), used: use.used },
     link: {
       online,
       since: iso(online ? row.linkedAt : row.lastSeenAt),

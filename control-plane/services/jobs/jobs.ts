@@ -50,7 +50,7 @@ export async function retryJob(ctx: Context, id: Id<"job">) {
     expectOne(
       await tx.db
         .update(t.jobs)
-        .set({ state: "waiting", runAt: now, attempts: 0, finishedAt: null })
+        .set({ state: "waiting", runAt: now, attempts: 0, losses: 0, finishedAt: null })
         .where(and(eq(t.jobs.id, id), eq(t.jobs.state, "dead"))),
       new AppError("conflict", "Only a dead letter can be run again."),
     );

@@ -6,6 +6,7 @@ import * as t from "../../db/schema/index.ts";
 import { isUniqueViolation, type Transaction, transaction } from "../../db/transaction.ts";
 import { serviceTypeId } from "../catalogue/put.ts";
 import { type Context, makeId, requireUser } from "../context.ts";
+import { checkWhitelist } from "../hosts/whitelist-size.ts";
 import { computeQuote, MAX_QUANTITY } from "../quotes/create.ts";
 import { viewOrder } from "./views.ts";
 
@@ -40,6 +41,7 @@ export async function createOrder(ctx: Context, input: z.infer<typeof createOrde
       const serviceTypeIds = [...new Set(input.serviceTypeIds)];
       const known = await tx.db.select().from(t.serviceTypes).where(inArray(t.serviceTypes.id, serviceTypeIds));
       if (known.length !== serviceTypeIds.length) throw new AppError("service_type_not_found");
+      checkWhitelist(known, serviceTypeIds.join(", "));
       const { priceId, chargeType, periods, quantity } = quote;
       const { basisHash } = await computeQuote(tx.db, user.userId, { priceId, chargeType, periods, quantity });
       if (quote.expiresAt <= now || basisHash !== quote.basisHash) throw new AppError("quote_stale");

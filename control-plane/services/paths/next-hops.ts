@@ -1,4 +1,4 @@
-import { and, eq } from "drizzle-orm";
+import { and, eq, isNull } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
@@ -18,7 +18,7 @@ export async function nextHops(db: Db, hostId: Id<"hst">): Promise<Map<string, I
           .select({ next: t.hosts })
           .from(t.pairs)
           .innerJoin(t.hosts, eq(t.hosts.id, t.pairs.forwardHostId))
-          .where(eq(t.pairs.boardingHostId, hostId))
+          .where(and(eq(t.pairs.boardingHostId, hostId), isNull(t.pairs.retiredAt)))
       : await db
           .select({ next: t.hosts })
           .from(t.connections)
