@@ -5,7 +5,6 @@ import { detachedFleet } from "../adapters/fleet/detached.ts";
 import { noMetrics } from "../adapters/metrics/none.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
 import { noReleases } from "../adapters/releases/none.ts";
-import { nothingRunning } from "../adapters/running/none.ts";
 import type { Clock, Log, Ports, Random, Settings, Signer } from "../ports/index.ts";
 
 /** Clock and randomness by web standards, which Node and Workers both have. */
@@ -38,7 +37,6 @@ export function detachedPorts(given: {
     jobBell: { ring: () => {} },
     cloud: staticCloud({ db, clock: webClock, random: webRandom }),
     captures: noCaptures(),
-    running: nothingRunning(),
     releases: noReleases(),
     background,
     settings,

@@ -8,10 +8,9 @@ import { InProcessRunner } from "../adapters/job-runner/in-process.ts";
 import { prometheusMetrics } from "../adapters/metrics/prometheus.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
 import { directoryReleases } from "../adapters/releases/directory.ts";
-import { inProcessRunning } from "../adapters/running/in-process.ts";
 import { webcryptoSigner } from "../adapters/signer/webcrypto.ts";
 import { createApp } from "../app.ts";
-import { AppliedWaiters } from "../link/applied-waiters.ts";
+import { AppliedWaiters, type Delay } from "../link/applied-waiters.ts";
 import { LinkHub } from "../link/hub.ts";
 import { linkServer, mountLink } from "../link/node.ts";
 import type { Bus, Clock, Database, Log, Ports, Random } from "../ports/index.ts";
@@ -50,13 +49,13 @@ export type Parts = {
 /** Serves HTTP and agents' links, and runs jobs, in this process. */
 export async function startServer(env: Environment, log: Log, parts: Parts): Promise<Server> {
   const { db, bus, clock, random } = parts;
-  const waiters = new AppliedWaiters(db, (ms, fn) => {
+  const delay: Delay = (ms, fn) => {
     const timer = setTimeout(fn, ms);
     return () => clearTimeout(timer);
-  });
-  const hub = new LinkHub({ monotonic: () => performance.now(), wall: clock.now }, waiters, bus);
+  };
+  const linkClock = { monotonic: () => performance.now(), wall: clock.now };
+  const hub = new LinkHub(linkClock, new AppliedWaiters(db, delay), bus, delay);
   const runner = new InProcessRunner();
-  const running = inProcessRunning();
   const work = new Set<Promise<void>>();
   const ports: Ports = {
     db,
@@ -70,7 +69,6 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
     jobBell: runner.bell,
     cloud: staticCloud({ db, clock, random }),
     captures: await directoryCaptures(join(parts.dataDir, "captures")),
-    running,
     releases: directoryReleases(env.RELEASES_DIR ?? RELEASES),
     background(promise) {
       work.add(promise);
@@ -97,7 +95,6 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
     ports,
     async stop() {
       stopTimers();
-      running.stopAll();
       const closed = closeServer(server);
       await hub.drain();
       await Promise.allSettled([closed, runner.stop(), ...work]);

@@ -1,14 +1,12 @@
 import { inArray } from "drizzle-orm";
-import { AppError } from "../../shared/errors.ts";
 import type { Id } from "../../shared/ids.ts";
-import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 import * as t from "../db/schema/index.ts";
 import type { Bus, BusMessage, Fleet, Ports } from "../ports/index.ts";
-import { makeId } from "../services/context.ts";
-import type { AppliedWaiters } from "./applied-waiters.ts";
+import type { AppliedWaiters, Delay } from "./applied-waiters.ts";
 import type { LinkClock, LinkHandle, Socket } from "./link.ts";
 import { Links } from "./links.ts";
-import { TaskRuns } from "./task-runs.ts";
+import { TaskAsks } from "./task-asks.ts";
+import { TaskCarrier } from "./task-carrier.ts";
 
 /**
  * Reaches hosts for the rules (the `Fleet` port), by the links of this process and by the bus. The composition root calls
@@ -19,20 +17,33 @@ export class LinkHub implements Fleet {
   readonly #links: Links;
   readonly #waiters: AppliedWaiters;
   readonly #bus: Bus;
-  readonly #tasks = new TaskRuns();
+  readonly #asks: TaskAsks;
+  readonly #carrier: TaskCarrier;
 
-  constructor(clock: LinkClock, waiters: AppliedWaiters, bus: Bus) {
+  constructor(clock: LinkClock, waiters: AppliedWaiters, bus: Bus, delay: Delay) {
     this.#waiters = waiters;
     this.#bus = bus;
+    this.#asks = new TaskAsks(delay);
     this.#links = new Links(clock, {
       joined: (hostId, epoch) => bus.publish({ t: "joined", hostId, epoch }),
       applied(hostId, rev, failed) {
         waiters.applied(hostId, rev, failed);
         bus.publish({ t: "applied", hostId, rev, failed });
       },
-      taskEvent: (link, id, seq, data) => this.#tasks.event(id, link, seq, data),
-      taskEnd: (link, id, outcome) => this.#tasks.end(id, link, outcome),
-      left: (link) => this.#tasks.lost(link),
+      taskEvent: (link, id, seq, data) => this.#carrier.event(link, id, seq, data),
+      taskEnd: (link, id, outcome) => this.#carrier.end(link, id, outcome),
+      left: (link) => this.#carrier.left(link),
+    });
+    this.#carrier = new TaskCarrier(this.#links, {
+      isHere: (id) => this.#asks.has(id),
+      event: (id, seq, data) => {
+        if (this.#asks.has(id)) this.#asks.event(id, seq, data);
+        else bus.publish({ t: "task.event", id, seq, data });
+      },
+      ended: (id) => {
+        if (this.#asks.has(id)) this.#asks.ended(id);
+        else bus.publish({ t: "task.end", id });
+      },
     });
     bus.subscribe((message) => this.#hear(message));
   }
@@ -41,6 +52,7 @@ export class LinkHub implements Fleet {
   start(ports: Ports): void {
     this.#ports = ports;
     this.#links.start(ports);
+    this.#carrier.start(ports);
   }
 
   get #started(): Ports {
@@ -55,10 +67,12 @@ export class LinkHub implements Fleet {
 
   tick(): void {
     this.#links.tick();
+    this.#carrier.flush().catch((error) => this.#started.log.error("could not write tasks", { error }));
   }
 
-  /** Finds hosts whose revision moved without a wake-up reaching this process. */
+  /** Finds hosts whose revision moved, and tasks that were written, without a wake-up reaching this process. */
   async sweep(): Promise<void> {
+    await this.#carrier.look();
     const ids = this.#links.hostIds;
     for (let i = 0; i < ids.length; i += 500) {
       const rows = await this.#started.db.read
@@ -75,8 +89,10 @@ export class LinkHub implements Fleet {
     return this.#links.flushSeen();
   }
 
-  drain(): Promise<void> {
-    return this.#links.drain();
+  /** Cancels what this process asked of hosts, and says goodbye to those linked here. */
+  async drain(): Promise<void> {
+    await this.#asks.cancelAll(this.#started);
+    await this.#links.drain();
   }
 
   /** How many hosts are joined here. */
@@ -93,40 +109,31 @@ export class LinkHub implements Fleet {
   #hear(message: BusMessage): void {
     if (message.t === "wake") this.#links.changed(message.hostIds);
     else if (message.t === "applied") this.#waiters.applied(message.hostId, message.rev, message.failed);
-    else this.#links.joinedElsewhere(message.hostId, message.epoch);
+    else if (message.t === "joined") this.#links.joinedElsewhere(message.hostId, message.epoch);
+    else if (message.t === "tasks") this.#carry(message.hostIds);
+    else if (message.t === "task.event") this.#asks.event(message.id, message.seq, message.data);
+    else this.#asks.ended(message.id);
   }
 
   waitApplied: Fleet["waitApplied"] = (targets, timeoutMs) => this.#waiters.wait(targets, timeoutMs);
 
+  /** True when a session of that host is joined in this process. */
   isLinked(hostId: Id<"hst">): boolean {
     return this.#links.of(hostId) !== undefined;
   }
 
-  clockOffsetMs(hostId: Id<"hst">): number | undefined {
-    return this.#links.of(hostId)?.clockOffsetMs;
+  wakeTasks(hostIds: readonly Id<"hst">[]): void {
+    this.#carry(hostIds);
+    const elsewhere = hostIds.filter((id) => this.#links.of(id) === undefined);
+    if (elsewhere.length > 0) this.#bus.publish({ t: "tasks", hostIds: elsewhere });
   }
 
-  async *runTask(...[hostId, task, options]: Parameters<Fleet["runTask"]>): ReturnType<Fleet["runTask"]> {
-    const link = this.#links.of(hostId);
-    if (link === undefined) throw new AppError("host_not_online");
-    const ports = this.#started;
-    const id = makeId(ports, "tsk");
-    // The host compares with its own clock: one that is a day off must still take tasks.
-    const deadlineAt = options.deadlineAt + (link.clockOffsetMs ?? 0);
-    const value = await ports.signer.sign(taskSignedBytes({ hostId, id, ...task, deadlineAt }));
-    // The link may have gone while the task was signed: nobody would ever end it.
-    if (!this.#links.has(link)) throw new AppError("host_not_online");
-    const run = this.#tasks.start(id, link);
-    const cancel = () => this.#links.send(link, { t: "task.cancel", id });
-    options.signal?.addEventListener("abort", cancel, { once: true });
-    try {
-      this.#links.send(link, { t: "task", id, ...task, deadlineAt, signature: { keyId: ports.signer.keyId, value } });
-      if (options.signal?.aborted) cancel();
-      for await (const event of run.events) yield event;
-    } finally {
-      options.signal?.removeEventListener("abort", cancel);
-      if (!run.ended) cancel();
-      this.#tasks.forget(id);
-    }
+  #carry(hostIds: readonly Id<"hst">[]): void {
+    // What fails here the sweep finds again.
+    this.#carrier.look(hostIds).catch((error) => this.#started.log.error("could not look for tasks", { error }));
+  }
+
+  runTask(...args: Parameters<Fleet["runTask"]>): ReturnType<Fleet["runTask"]> {
+    return this.#asks.run(this.#started, ...args);
   }
 }

@@ -79,7 +79,10 @@ export interface Signer {
 /** That host at that revision; with `items`, only a failure of one of those counts as not applied. */
 export type RevisionTarget = { hostId: Id<"hst">; rev: number; items?: readonly string[] };
 
-export type TaskEvent = { type: "event"; seq: number; data: unknown } | { type: "end"; outcome: TaskOutcome };
+/** `clockOffsetMs` is the host's clock less ours, measured over the link; undefined when the link did not tell in time. */
+export type TaskEvent =
+  | { type: "event"; seq: number; data: unknown }
+  | { type: "end"; outcome: TaskOutcome; clockOffsetMs: number | undefined };
 
 /** Reaches hosts. Carries wake-ups only: losing one costs seconds, never state. */
 export interface Fleet {
@@ -87,19 +90,18 @@ export interface Fleet {
   wake(hostIds: readonly Id<"hst">[]): void;
   /** Waits until each host has verified that revision or a later one, at most so long; says which have. */
   waitApplied(targets: readonly RevisionTarget[], timeoutMs: number): Promise<boolean[]>;
-  /** True when a session of that host is joined in this process and answering. */
-  isLinked(hostId: Id<"hst">): boolean;
+  /** Tasks of these hosts were written or cancelled: whoever holds their links looks. */
+  wakeTasks(hostIds: readonly Id<"hst">[]): void;
   /**
-   * Runs a task on a host and yields its events, the last of type "end". Ending the iteration early, or the signal,
-   * cancels the task on the host. Throws `host_not_online` when the host is not linked.
+   * Runs a task on a host, whichever process it is linked to, and yields its events, the last of type "end": always one,
+   * soon after the deadline at the latest. Ending the iteration early, or the signal, cancels the task on the host. All
+   * tasks of one `subject` can be cancelled together (`cancelTasks`).
    */
   runTask(
     hostId: Id<"hst">,
     task: TaskRequest,
-    options: { deadlineAt: number; signal?: AbortSignal },
+    options: { deadlineAt: number; signal?: AbortSignal; subject?: string },
   ): AsyncIterable<TaskEvent>;
-  /** The host's clock minus ours in ms, measured over the link; undefined before the first pong. */
-  clockOffsetMs(hostId: Id<"hst">): number | undefined;
 }
 
 /** What processes tell each other. Each message is a hint: whoever misses it finds the same in the database, seconds later. */
@@ -109,7 +111,13 @@ export type BusMessage =
   /** A host verified a revision, but for these items. */
   | { t: "applied"; hostId: Id<"hst">; rev: number; failed: string[] }
   /** A host joined here with this epoch: an older session elsewhere is over. */
-  | { t: "joined"; hostId: Id<"hst">; epoch: number };
+  | { t: "joined"; hostId: Id<"hst">; epoch: number }
+  /** These hosts have tasks to be sent, or cancelled. */
+  | { t: "tasks"; hostIds: Id<"hst">[] }
+  /** An event of a task, for the process that asked. */
+  | { t: "task.event"; id: Id<"tsk">; seq: number; data: unknown }
+  /** A task's outcome is in its row. */
+  | { t: "task.end"; id: Id<"tsk"> };
 
 /** Carries wake-ups between the processes of one control plane. */
 export interface Bus {
@@ -148,14 +156,6 @@ export interface CaptureStore {
   finish(captureId: Id<"cap">, file: AsyncIterable<Uint8Array>): Promise<{ size: number; sha256: string }>;
   open(captureId: Id<"cap">): Promise<ReadableStream<Uint8Array>>;
   remove(captureId: Id<"cap">): Promise<void>;
-}
-
-/** Long work of this process that can be stopped by name: captures. */
-export interface Running {
-  start(name: string): AbortSignal;
-  /** False when nothing of that name runs in this process. */
-  stop(name: string): boolean;
-  end(name: string): void;
 }
 
 /** A release's manifest as its text, and what the release key signed of it (base 64). */
@@ -213,7 +213,6 @@ export interface Ports {
   jobBell: JobBell;
   cloud: Cloud;
   captures: CaptureStore;
-  running: Running;
   releases: Releases;
   /** Work that goes on after the answer. It handles its own errors; the process waits for it when it drains. */
   background(work: Promise<void>): void;

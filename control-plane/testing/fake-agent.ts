@@ -11,7 +11,9 @@ import {
   type ServerFrame,
   type StateFrame,
   SUBPROTOCOL,
+  type TaskFrame,
 } from "../../shared/protocol/frames.ts";
+import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 
 type Frame<T extends ServerFrame["t"]> = Extract<ServerFrame, { t: T }>;
 
@@ -102,12 +104,22 @@ export class FakeAgent {
 
   /** True when the state was signed by the control plane's pinned key, for this host. */
   trusts(state: StateFrame): boolean {
+    return this.#verify(
+      stateSignedBytes({ hostId: this.hostId, rev: state.rev, sha256: state.sha256 }),
+      state.signature,
+    );
+  }
+
+  /** The same of a task. */
+  trustsTask({ id, kind, params, deadlineAt, signature }: TaskFrame): boolean {
+    return this.#verify(taskSignedBytes({ hostId: this.hostId, id, kind, params, deadlineAt }), signature);
+  }
+
+  #verify(bytes: Uint8Array, signature: StateFrame["signature"]): boolean {
     const x = Buffer.from(this.controlPlaneKey.publicKey, "base64").toString("base64url");
     const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
-    const bytes = stateSignedBytes({ hostId: this.hostId, rev: state.rev, sha256: state.sha256 });
     return (
-      state.signature.keyId === this.controlPlaneKey.keyId &&
-      verify(null, bytes, key, Buffer.from(state.signature.value, "base64"))
+      signature.keyId === this.controlPlaneKey.keyId && verify(null, bytes, key, Buffer.from(signature.value, "base64"))
     );
   }
 }

@@ -8,7 +8,6 @@ import { staticCloud } from "../adapters/cloud/static.ts";
 import { openFileDatabase } from "../adapters/database/libsql-file.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
 import { noReleases } from "../adapters/releases/none.ts";
-import { inProcessRunning } from "../adapters/running/in-process.ts";
 import { webcryptoSigner } from "../adapters/signer/webcrypto.ts";
 import { createApp } from "../app.ts";
 import { runDueJobs } from "../jobs/run-due.ts";
@@ -38,12 +37,7 @@ export class SilentFleet implements Fleet {
     this.woken.push(...hostIds);
   }
   waitApplied: Fleet["waitApplied"] = async (targets) => targets.map(() => false);
-  isLinked(): boolean {
-    return false;
-  }
-  clockOffsetMs(): number | undefined {
-    return undefined;
-  }
+  wakeTasks(): void {}
   // biome-ignore lint/correctness/useYield: it never has anything to yield
   async *runTask(): ReturnType<Fleet["runTask"]> {
     throw new Error("no host answers here");
@@ -151,7 +145,6 @@ export async function openHarness(options: HarnessOptions = {}): Promise<Harness
     jobBell: { ring() {} },
     cloud: staticCloud({ db, clock, random }),
     captures: await directoryCaptures(join(directory, "captures")),
-    running: inProcessRunning(),
     releases: options.releases ?? noReleases(),
     background(work) {
       background.add(work);

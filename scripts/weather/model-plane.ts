@@ -1,6 +1,6 @@
 import { staticCloud } from "../../control-plane/adapters/cloud/static.ts";
 import { runDueJobs } from "../../control-plane/jobs/run-due.ts";
-import { AppliedWaiters } from "../../control-plane/link/applied-waiters.ts";
+import { AppliedWaiters, type Delay } from "../../control-plane/link/applied-waiters.ts";
 import { LinkHub } from "../../control-plane/link/hub.ts";
 import type { LinkHandle, Socket } from "../../control-plane/link/link.ts";
 import type { Bus, Database, Ports } from "../../control-plane/ports/index.ts";
@@ -63,8 +63,9 @@ export class ModelPlane {
     const db = this.#db;
     const wall = () => time.wall() + this.skewMs;
     const process: Process = { dead: false, timers: [] } as unknown as Process;
-    const waiters = new AppliedWaiters(db, (ms, fn) => time.after(ms, () => process.dead || fn()));
-    process.hub = new LinkHub({ monotonic: time.mono, wall }, waiters, alone);
+    const delay: Delay = (ms, fn) => time.after(ms, () => process.dead || fn());
+    const waiters = new AppliedWaiters(db, delay);
+    process.hub = new LinkHub({ monotonic: time.mono, wall }, waiters, alone, delay);
     const note = (event: string, fields?: Record<string, unknown>) => {
       if (!process.dead)
         this.faults.push(`${event}: ${String((fields?.error as Error)?.stack ?? fields?.error ?? "")}`);

@@ -15,6 +15,9 @@ const messageSchema = z.discriminatedUnion("t", [
     failed: z.array(z.string().max(64)).max(10_000),
   }),
   z.object({ t: z.literal("joined"), hostId: idSchema("hst"), epoch: z.number().int() }),
+  z.object({ t: z.literal("tasks"), hostIds: z.array(idSchema("hst")).max(10_000) }),
+  z.object({ t: z.literal("task.event"), id: idSchema("tsk"), seq: z.number().int(), data: z.unknown() }),
+  z.object({ t: z.literal("task.end"), id: idSchema("tsk") }),
 ]);
 const envelopeSchema = z.object({ from: z.string(), message: messageSchema });
 

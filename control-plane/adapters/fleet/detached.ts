@@ -6,8 +6,7 @@ export function detachedFleet(): Fleet {
   return {
     wake: () => {},
     waitApplied: async (targets) => targets.map(() => false),
-    isLinked: () => false,
-    clockOffsetMs: () => undefined,
+    wakeTasks: () => {},
     // biome-ignore lint/correctness/useYield: it never has anything to yield
     async *runTask() {
       throw new AppError("links_elsewhere");

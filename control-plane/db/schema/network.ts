@@ -357,6 +357,8 @@ export const captures = sqliteTable(
     sha256: text(),
     requestedBy: id("usr").notNull(),
     createdAt: instant().notNull(),
+    /** An operator ended it early. */
+    stoppedAt: instant(),
     endedAt: instant(),
     deleteAt: instant().notNull(),
   },

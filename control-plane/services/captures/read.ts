@@ -2,8 +2,9 @@ import { and, desc, eq, lt } from "drizzle-orm";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
-import { transaction } from "../../db/transaction.ts";
+import { expectOne, transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
+import { cancelTasks } from "../tasks/ask.ts";
 import { type PageQuery, page } from "../views.ts";
 import { viewCapture } from "./views.ts";
 
@@ -36,9 +37,18 @@ export async function listCaptures(ctx: Context, query: PageQuery & { lineId?: I
 /** Ends a running capture early; it finishes with what it has. Throws `not_found`, `conflict` when it runs no more. */
 export async function stopCapture(ctx: Context, id: Id<"cap">) {
   const row = await find(ctx, id);
-  if (row.state !== "running" || !ctx.ports.running.stop(id))
-    throw new AppError("conflict", "The capture is not running.");
-  await transaction(ctx, (tx) => tx.audit("capture.stop", id, null, null));
+  await transaction(ctx, async (tx) => {
+    expectOne(
+      await tx.db
+        .update(t.captures)
+        .set({ stoppedAt: ctx.ports.clock.now() })
+        .where(and(eq(t.captures.id, id), eq(t.captures.state, "running"))),
+      new AppError("conflict", "The capture is not running."),
+    );
+    await tx.audit("capture.stop", id, null, null);
+  });
+  // While the exit captures only that ends, and the rest follows with what there is; before, there is nothing to keep.
+  if ((await cancelTasks(ctx, { subject: id, kind: "capture" })) === 0) await cancelTasks(ctx, { subject: id });
   return viewCapture(row);
 }
 

@@ -1,3 +1,4 @@
+import { eq } from "drizzle-orm";
 import { toBase64, toHex } from "../../../shared/canonical.ts";
 import type { Id } from "../../../shared/ids.ts";
 import {
@@ -6,9 +7,10 @@ import {
   type TaskOutcome,
   uplinkResultSchema,
 } from "../../../shared/protocol/tasks.ts";
-import type * as t from "../../db/schema/index.ts";
+import * as t from "../../db/schema/index.ts";
 import type { TaskEvent } from "../../ports/index.ts";
 import type { Context } from "../context.ts";
+import { cancelTasks } from "../tasks/ask.ts";
 import { failCapture, finishCapture } from "./finish.ts";
 import { CAPTURE_SLACK_MS, TICKET_SLACK_BYTES } from "./limits.ts";
 import { seal } from "./seal.ts";
@@ -27,18 +29,16 @@ export async function runCapture(
   uploadToken: string,
 ): Promise<void> {
   const { ports } = ctx;
-  const signal = ports.running.start(capture.id);
   const giveUp = new AbortController();
   try {
-    const result = await carry(ctx, capture, hosts, uploadToken, signal, giveUp);
-    await finishCapture(ctx, capture.id, result, ports.fleet.clockOffsetMs(hosts.exit.id));
+    const { result, clockOffsetMs } = await carry(ctx, capture, hosts, uploadToken, giveUp);
+    await finishCapture(ctx, capture.id, result, clockOffsetMs);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     ports.log.warn("capture failed", { capture: capture.id, why });
     await failCapture(ctx, capture.id, why).catch((e) => ports.log.error("capture", { capture: capture.id, error: e }));
   } finally {
     giveUp.abort();
-    ports.running.end(capture.id);
   }
 }
 
@@ -47,9 +47,8 @@ async function carry(
   capture: Capture,
   { exit, forward }: { exit: Host; forward: Host },
   uploadToken: string,
-  stop: AbortSignal,
   giveUp: AbortController,
-): Promise<CaptureResult> {
+): Promise<{ result: CaptureResult; clockOffsetMs: number | undefined }> {
   const { ports } = ctx;
   const psk = toBase64(ports.random.bytes(32));
   const ticket = toHex(ports.random.bytes(16));
@@ -68,7 +67,7 @@ async function carry(
         uploadPath: uploadPath(capture.id),
       },
     },
-    { deadlineAt, signal: giveUp.signal },
+    { deadlineAt, signal: giveUp.signal, subject: capture.id },
   );
   const relayEvents = relay[Symbol.asyncIterator]();
   // The exit is sent for only when the forward host knows the ticket.
@@ -76,6 +75,7 @@ async function carry(
   if (first.done) throw failure("forward", undefined);
   if (first.value.type === "end") throw failure("forward", first.value.outcome);
   const relayed = lastOf(relayEvents);
+  if (await isStopped(ctx, capture.id)) throw new Error("it was stopped before it began");
 
   const captured = ports.fleet.runTask(
     exit.id,
@@ -95,18 +95,30 @@ async function carry(
         sealed: seal(ports, exit.boxPublicKey, { psk }),
       },
     },
-    { deadlineAt, signal: stop },
+    { deadlineAt, signal: giveUp.signal, subject: capture.id },
   );
-  const outcome = await lastOf(captured[Symbol.asyncIterator]());
-  if (!outcome?.ok) throw failure("exit", outcome);
-  const result = captureResultSchema.parse(outcome.result);
-  const relayOutcome = await relayed;
-  if (!relayOutcome?.ok) throw failure("forward", relayOutcome);
-  const { bytes } = uplinkResultSchema.parse(relayOutcome.result);
+  const events = captured[Symbol.asyncIterator]();
+  const begun = await events.next();
+  // Stopped between the look above and the task's row: its stop found nothing to cancel.
+  if (await isStopped(ctx, capture.id)) await cancelTasks(ctx, { subject: capture.id, kind: "capture" });
+  const end = await lastOf(events, begun);
+  if (!end?.outcome.ok) throw failure("exit", end?.outcome);
+  const result = captureResultSchema.parse(end.outcome.result);
+  const relayEnd = await relayed;
+  if (!relayEnd?.outcome.ok) throw failure("forward", relayEnd?.outcome);
+  const { bytes } = uplinkResultSchema.parse(relayEnd.outcome.result);
   const stored = await ports.captures.rawSize(capture.id);
   if (bytes !== result.bytes || stored !== result.bytes)
     throw new Error(`the exit sent ${result.bytes} bytes, the forward host passed on ${bytes}, ${stored} are stored`);
-  return result;
+  return { result, clockOffsetMs: end.clockOffsetMs };
+}
+
+async function isStopped(ctx: Context, id: Id<"cap">): Promise<boolean> {
+  const [row] = await ctx.ports.db.read
+    .select({ state: t.captures.state, stoppedAt: t.captures.stoppedAt })
+    .from(t.captures)
+    .where(eq(t.captures.id, id));
+  return row?.state !== "running" || row.stoppedAt !== null;
 }
 
 /** Where a forward host uploads what it receives. */
@@ -114,12 +126,15 @@ export function uploadPath(captureId: Id<"cap">): string {
   return `/agent/captures/${captureId}/data`;
 }
 
-async function lastOf(events: AsyncIterator<TaskEvent>): Promise<TaskOutcome | undefined> {
-  for (;;) {
-    const next = await events.next();
-    if (next.done) return undefined;
-    if (next.value.type === "end") return next.value.outcome;
-  }
+type TaskEnd = Extract<TaskEvent, { type: "end" }>;
+
+async function lastOf(
+  events: AsyncIterator<TaskEvent>,
+  first?: IteratorResult<TaskEvent>,
+): Promise<TaskEnd | undefined> {
+  for (let next = first ?? (await events.next()); !next.done; next = await events.next())
+    if (next.value.type === "end") return next.value;
+  return undefined;
 }
 
 function failure(who: "exit" | "forward", outcome: TaskOutcome | undefined): Error {

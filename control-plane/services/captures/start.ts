@@ -68,6 +68,7 @@ export async function startCapture(ctx: Context, lineId: Id<"lin">, input: z.inf
     sha256: null,
     requestedBy: userId,
     createdAt: now,
+    stoppedAt: null,
     endedAt: null,
     deleteAt: now + ports.settings.captureKeepMs,
   };
@@ -99,7 +100,7 @@ async function chooseHosts(ctx: Context, lineId: Id<"lin">): Promise<{ exit: Hos
   if (found === undefined) throw new AppError("not_found");
   const { exit } = found;
   const now = ports.clock.now();
-  if (exit === null || !isOnline(exit, now) || !ports.fleet.isLinked(exit.id)) throw new AppError("host_not_online");
+  if (exit === null || !isOnline(exit, now)) throw new AppError("host_not_online");
   const forwards = await db
     .select()
     .from(t.hosts)
@@ -110,8 +111,7 @@ async function chooseHosts(ctx: Context, lineId: Id<"lin">): Promise<{ exit: Hos
       host.privateAddress !== null &&
       host.privateNetwork !== null &&
       host.privateNetwork === exit.privateNetwork &&
-      isOnline(host, now) &&
-      ports.fleet.isLinked(host.id),
+      isOnline(host, now),
   );
   if (forward === undefined) throw new AppError("no_private_path");
   return { exit, forward };

@@ -15,7 +15,14 @@ export function addressFrom(from: Host, to: Host): string | null {
 
 /** Joined and answering, as far as the database knows. A control plane that died leaves "online" behind; the time tells. */
 export function isOnline(host: Pick<Host, "state" | "lastSeenAt">, now: number): boolean {
-  return host.state === "online" && host.lastSeenAt !== null && host.lastSeenAt > now - FRESH_MS;
+  return host.state === "online" && isReachable(host, now);
+}
+
+/** A session of that host is joined and answering, whether or not it takes new connections. */
+export function isReachable(host: Pick<Host, "state" | "lastSeenAt">, now: number): boolean {
+  return (
+    host.state !== "offline" && host.state !== "retired" && host.lastSeenAt !== null && host.lastSeenAt > now - FRESH_MS
+  );
 }
 
 /** The same as a condition, for lists and counts. */

@@ -7,6 +7,7 @@ import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import { type Context, requireUser } from "../context.ts";
 import { TUNNEL } from "../hosts/desired-state.ts";
+import { isReachable } from "../hosts/reach.ts";
 import { spend } from "../rate-limit.ts";
 
 export const pingInput = z.object({
@@ -32,9 +33,14 @@ export async function runPing(
 ): Promise<AsyncIterable<PingStreamEvent>> {
   const { ports } = ctx;
   const { userId } = requireUser(ctx);
-  const [line] = await ports.db.read.select().from(t.lines).where(eq(t.lines.id, lineId));
-  if (line === undefined) throw new AppError("not_found");
-  if (line.exitHostId === null || !ports.fleet.isLinked(line.exitHostId)) throw new AppError("host_not_online");
+  const [found] = await ports.db.read
+    .select({ exit: t.hosts })
+    .from(t.lines)
+    .leftJoin(t.hosts, eq(t.hosts.id, t.lines.exitHostId))
+    .where(eq(t.lines.id, lineId));
+  if (found === undefined) throw new AppError("not_found");
+  const { exit } = found;
+  if (exit === null || !isReachable(exit, ports.clock.now())) throw new AppError("host_not_online");
   const [active] = await ports.db.read
     .select({ id: t.connections.id })
     .from(t.connections)
@@ -46,7 +52,7 @@ export async function runPing(
   const target = TUNNEL.clientAddress.split("/")[0] ?? "";
   const deadlineAt = ports.clock.now() + input.count * input.intervalMs + 15_000;
   const events = ports.fleet.runTask(
-    line.exitHostId,
+    exit.id,
     { kind: "ping", params: { target, interface: TUNNEL.interface, ...input } },
     { deadlineAt, signal },
   );
