@@ -3,6 +3,7 @@ import { systemClock } from "./clock.ts";
 import type { AgentConfig } from "./config.ts";
 import { UsageError } from "./config.ts";
 import { LimitsDriver } from "./drivers/limits.ts";
+import { LinkProxyDriver } from "./drivers/link-proxy.ts";
 import { defaultGateway, defaultInterface } from "./drivers/links.ts";
 import { RelayNftDriver } from "./drivers/relay-nft.ts";
 import { RelaySocatDriver } from "./drivers/relay-socat.ts";
@@ -15,15 +16,16 @@ import { WireguardDriver } from "./drivers/wireguard.ts";
 import { createExec } from "./exec.ts";
 import { bootId, findCapabilities, VERSION } from "./facts.ts";
 import { openSealed, sha256OfCanonical, signer, verifier } from "./keys.ts";
-import { LinkSession } from "./link/session.ts";
+import type { LinkProxy } from "./link/proxy.ts";
+import { LinkSession, waysOf } from "./link/session.ts";
 import type { SessionAction } from "./link/session-types.ts";
 import { LinkShell } from "./link/shell.ts";
 import type { Log } from "./log.ts";
 import { observeHost } from "./observe.ts";
 import { Prober } from "./paths.ts";
-import { Reconciler } from "./reconcile.ts";
+import { Reconciler, targetOf } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
-import type { KeptState, StateStore } from "./state-store.ts";
+import type { StateStore } from "./state-store.ts";
 import { StatusFile } from "./status-file.ts";
 import { createSystemd, loopsAlive } from "./systemd.ts";
 import { TaskDispatcher } from "./tasks/dispatch.ts";
@@ -51,6 +53,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   const systemd = createSystemd(process.env, exec, log);
   const verify = verifier(enrolment.controlPlaneKey.publicKey);
   const kept = store.state();
+  const lastGood = kept && targetOf(kept);
 
   let uplink: Promise<Uplink> | undefined;
   const getUplink = () => {
@@ -73,6 +76,11 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     );
     return upgrader;
   };
+  let proxy: Promise<LinkProxy> | undefined;
+  const getProxy = () => {
+    proxy ??= import("./link/proxy.ts").then((m) => m.createLinkProxy(config.endpoints[0] ?? ""));
+    return proxy;
+  };
   const servicesDir = store.path("services");
   const services = existsSync("/run/systemd/system")
     ? new SystemdServices(exec, servicesDir)
@@ -93,6 +101,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     }),
     resolver,
     new UplinkDriver(getUplink),
+    new LinkProxyDriver(getProxy),
   ];
 
   const session = new LinkSession({
@@ -101,6 +110,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     bootId: bootId(),
     capabilities: findCapabilities(),
     endpoints: config.endpoints,
+    ways: waysOf(lastGood?.items ?? []),
+    busy: () => dispatcher.running > 0,
     controlPlaneKeyId: enrolment.controlPlaneKey.keyId,
     epoch: store.epoch(),
     accepted: kept && { rev: kept.rev, sha256: kept.sha256 },
@@ -160,6 +171,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       },
       openSealed: (sealed) => openSealed(keys.box, sealed),
       endpoint: () => session.endpoint.replace(/\/+$/, ""),
+      via: () => session.via,
       now: clock.wall,
     },
   });
@@ -170,9 +182,9 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       case "saveApplied":
         return store.saveApplied(action.applied);
       case "accept": {
-        const state: KeptState = action.state;
-        store.saveState(state);
-        return reconciler.want(state);
+        const { rev, sha256 } = action.state;
+        store.saveState(action.state);
+        return reconciler.want({ rev, sha256, ...action.read });
       }
       case "recheck":
         return reconciler.recheck();
@@ -184,7 +196,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
         log.warn("refused", { detail: action.event.detail });
         return watch.events([action.event]);
       case "linked":
-        log.info("linked", { endpoint: session.endpoint });
+        log.info("linked", { endpoint: session.endpoint, via: session.via?.hostId });
         // After this turn: the session's own actions come first on the wire.
         setImmediate(() => {
           watch.linked();
@@ -230,7 +242,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   };
   const retrying = setInterval(() => store.retryUnsaved(), RETRY_DISK_MS);
   // The data path first: it needs no control plane.
-  if (kept) reconciler.want(kept);
+  if (lastGood) reconciler.want(lastGood);
   const loops = [reconciler.run(), watch.run(), prober.run()];
   shell.start();
   const feeding =
@@ -252,7 +264,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       watch.stop();
       prober.stop();
       shell.stop();
-      await Promise.all([said, ...loops, uplink?.then((u) => u.close())]);
+      await Promise.all([said, ...loops, uplink?.then((u) => u.close()), proxy?.then((p) => p.close())]);
       status.close();
     },
   };

@@ -142,6 +142,20 @@ test("what should be gone and can't be removed is named in the report, so that n
   await bench.end();
 });
 
+test("an item of a kind not known is told as such, the others are applied, and it is not counted as applied", async () => {
+  const bench = new Bench();
+  const items = [relayItem("r1", 1)];
+  bench.reconciler.want({ rev: 1, sha256: "1", items, unknown: [{ id: "t", type: "teleport" }] });
+  await bench.pass(100);
+  expect(bench.held()).toEqual([1]);
+  const failed = { item: "t", ok: false, error: 'unsupported: this agent knows no item of kind "teleport"' };
+  expect(bench.reports).toEqual([{ rev: 1, sha256: "1", allOk: false, results: [{ item: "r1", ok: true }, failed] }]);
+  // Nothing is tried again and again for it, and what is edited meanwhile is still drift.
+  await bench.pass(60_000);
+  expect(bench.reports).toHaveLength(1);
+  await bench.end();
+});
+
 test("a new state is tried at once, whatever the back-off of the old", async () => {
   const bench = new Bench();
   bench.kernel.broken.add(2);

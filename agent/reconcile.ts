@@ -1,4 +1,4 @@
-import type { StateItem } from "../shared/protocol/desired-state.ts";
+import { type RawItem, readItems, type StateItem } from "../shared/protocol/desired-state.ts";
 import type { HostEvent } from "../shared/protocol/frames.ts";
 import type { Clock } from "./clock.ts";
 import type { Driver, Step } from "./drivers/driver.ts";
@@ -13,7 +13,16 @@ export interface Target {
   rev: number;
   sha256: string;
   items: readonly StateItem[];
+  /** What the state asks for and this agent does not know: reported, and tried by nobody. */
+  unknown?: readonly { id: string; type: string }[];
 }
+
+/** A state as it came, read for the reconciler; undefined when this agent can't read it. */
+export function targetOf(state: { rev: number; sha256: string; items: readonly RawItem[] }): Target | undefined {
+  const read = readItems(state.items);
+  return "bad" in read ? undefined : { rev: state.rev, sha256: state.sha256, ...read };
+}
+
 export interface ItemResult {
   item: string;
   ok: boolean;
@@ -134,6 +143,8 @@ export class Reconciler {
       const error = errors.get(item.id);
       return error === undefined ? { item: item.id, ok: true } : { item: item.id, ok: false, error: cut(error) };
     });
+    for (const { id, type } of target.unknown ?? [])
+      results.push({ item: id, ok: false, error: cut(`unsupported: this agent knows no item of kind "${type}"`) });
     const removal = errors.get(REMOVAL);
     if (removal !== undefined) results.push({ item: REMOVAL, ok: false, error: cut(removal) });
     const { rev, sha256 } = target;

@@ -60,6 +60,19 @@ test("what was kept is there after a restart; revision 0 is a state", () => {
   expect([again.epoch(), again.fingerprint("t"), again.interfaces()]).toEqual([7, "f", ["tl0", "tl1"]]);
 });
 
+test("a state of a newer control plane is kept as it came: after an upgrade of the agent it is whole", () => {
+  const later = [
+    { type: "teleport", id: "t", to: 1 },
+    { ...relayItem("a", 40_000), colour: "red" },
+  ];
+  store.saveState({ rev: 3, sha256: sha256OfCanonical(later), items: later });
+  expect(open().state()).toEqual({ rev: 3, sha256: sha256OfCanonical(later), items: later });
+  const broken = [{ ...relayItem("a", 40_000), driver: "ebpf" }];
+  store.saveState({ rev: 4, sha256: sha256OfCanonical(broken), items: broken });
+  expect(open().state()).toBeNull();
+  expect(reported.join()).toContain("item a (relay): driver");
+});
+
 test("files are for their owner only, even when an earlier attempt left one behind for all", () => {
   writeFileSync(store.path("keys.json.new"), "left behind");
   chmodSync(store.path("keys.json.new"), 0o666);

@@ -2,7 +2,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { idSchema } from "../shared/ids.ts";
-import { type StateItem, stateItemSchema } from "../shared/protocol/desired-state.ts";
+import { type RawItem, rawItemSchema, readItems } from "../shared/protocol/desired-state.ts";
 import { hostRoleSchema } from "../shared/protocol/enrolment.ts";
 import { key32Schema, sha256Schema } from "../shared/protocol/values.ts";
 import { makePrivateDir, parseJson, type ReadResult, readJson, writeDurable } from "./durable-file.ts";
@@ -19,8 +19,8 @@ const enrolmentSchema = z.object({
 export type Enrolment = z.infer<typeof enrolmentSchema>;
 
 const rev = z.number().int().nonnegative();
-const stateSchema = z.object({ rev, sha256: sha256Schema, items: z.array(stateItemSchema) });
-export type KeptState = { rev: number; sha256: string; items: StateItem[] };
+const stateSchema = z.object({ rev, sha256: sha256Schema, items: z.array(rawItemSchema) });
+export type KeptState = { rev: number; sha256: string; items: RawItem[] };
 
 const revisionSchema = z.object({ rev, sha256: sha256Schema });
 const epochSchema = z.object({ epoch: z.number().int().nonnegative() });
@@ -140,14 +140,14 @@ export class StateStore {
     }
   }
 
-  /** The last state accepted, checked against its own hash. */
+  /** The last state accepted, as it came, checked against its own hash and readable for this agent. */
   state(): KeptState | null {
     const kept = this.#read("state.json", stateSchema);
-    if (kept && sha256OfCanonical(kept.items) !== kept.sha256) {
-      this.#take("state.json", { kind: "corrupt", why: "its hash does not match its items" });
-      return null;
-    }
-    return kept;
+    if (!kept) return null;
+    const read = readItems(kept.items);
+    const bad = "bad" in read ? read.bad : undefined;
+    const why = sha256OfCanonical(kept.items) === kept.sha256 ? bad : "its hash does not match its items";
+    return why === undefined ? kept : this.#take("state.json", { kind: "corrupt", why });
   }
 
   saveState(state: KeptState): void {

@@ -49,6 +49,7 @@ export const ERROR_CODES = {
   // hosts and links
   enrolment_refused: [403, "The enrolment token is not valid, used up or expired"],
   host_not_online: [409, "The host is not online"],
+  host_needs_upgrade: [409, "The host's agent is too old for this"],
   pair_overlaps: [409, "The ports overlap with another pair of that host"],
   pair_in_use: [409, "Connections still use ports of the pair"],
   forward_full: [422, "The forward host would have more ports than it can hold"],

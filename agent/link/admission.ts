@@ -1,4 +1,4 @@
-import { stateSignedBytes } from "../../shared/protocol/desired-state.ts";
+import { type RawItem, stateSignedBytes } from "../../shared/protocol/desired-state.ts";
 import type { StateFrame, TaskFrame } from "../../shared/protocol/frames.ts";
 import { taskSignedBytes } from "../../shared/protocol/tasks.ts";
 import type { SeenTasks } from "./seen-tasks.ts";
@@ -18,7 +18,7 @@ export function judgeState(frame: StateFrame, who: Who, accepted: Revision | nul
     return { kind: "forged", why: "state signed with a key that is not pinned" };
   if (!who.verify(stateSignedBytes({ hostId: who.hostId, rev, sha256 }), signature.value))
     return { kind: "forged", why: "state signature does not match (forged, or meant for another host)" };
-  if (items && who.sha256(items) !== sha256) return { kind: "forged", why: "state items do not match their hash" };
+  if (items && sha256Of(items, who) !== sha256) return { kind: "forged", why: "state items do not match their hash" };
   if (accepted && rev < accepted.rev)
     return { kind: "stale", why: `state ${rev} is older than ${accepted.rev}, which this host already accepted` };
   if (!items && !(accepted?.rev === rev && accepted.sha256 === sha256))
@@ -28,10 +28,26 @@ export function judgeState(frame: StateFrame, who: Who, accepted: Revision | nul
 
 /** May this task run? An admitted one is remembered, so that it runs once. */
 export function judgeTask(frame: TaskFrame, who: Who, seen: SeenTasks, now: number): Verdict {
-  const { id, kind, params, deadlineAt, signature } = frame;
-  const bytes = taskSignedBytes({ hostId: who.hostId, id, kind, params, deadlineAt });
-  if (signature.keyId !== who.controlPlaneKeyId || !who.verify(bytes, signature.value))
+  const { id, deadlineAt, signature } = frame;
+  if (signature.keyId !== who.controlPlaneKeyId || !isSigned(frame, who))
     return { kind: "forged", why: "task signature does not match (forged, or meant for another host)" };
   const refusal = seen.admit(id, deadlineAt, now);
   return refusal === undefined ? { kind: "ok" } : { kind: "stale", why: `task ${id}: ${refusal}` };
+}
+
+function isSigned({ id, kind, params, deadlineAt, signature }: TaskFrame, who: Who): boolean {
+  try {
+    return who.verify(taskSignedBytes({ hostId: who.hostId, id, kind, params, deadlineAt }), signature.value);
+  } catch {
+    // Nested deeper than the stack goes: the control plane never signed that.
+    return false;
+  }
+}
+
+function sha256Of(items: readonly RawItem[], who: Who): string | undefined {
+  try {
+    return who.sha256(items);
+  } catch {
+    return undefined;
+  }
 }

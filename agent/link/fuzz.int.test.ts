@@ -168,7 +168,7 @@ function startAgent() {
       else if (action.type === "saveApplied") store.saveApplied(action.applied);
       else if (action.type === "accept") {
         store.saveState(action.state);
-        reconciler.want(action.state);
+        reconciler.want({ rev: action.state.rev, sha256: action.state.sha256, ...action.read });
       } else if (action.type === "recheck") reconciler.recheck();
       // A goodbye may send the agent away for minutes: here they pass at once.
       else if (action.type === "unlinked")

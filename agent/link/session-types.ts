@@ -1,4 +1,4 @@
-import type { StateItem } from "../../shared/protocol/desired-state.ts";
+import type { LinkWay, RawItem, ReadItems } from "../../shared/protocol/desired-state.ts";
 import type { AgentFrame, HelloFrame, HostEvent, TaskFrame } from "../../shared/protocol/frames.ts";
 
 /** Two clocks: `mono` never jumps and measures silence; `wall` is UTC ms and is compared with what others say. */
@@ -13,6 +13,10 @@ export interface SessionSetup {
   capabilities: string[];
   /** Base URLs of the control plane, tried in turn. */
   endpoints: readonly string[];
+  /** Ways through other hosts, as the last state named them. */
+  ways?: readonly LinkWay[];
+  /** True while a task runs: then a working link is not given up for a better one. */
+  busy?(): boolean;
   controlPlaneKeyId: string;
   /** The greatest epoch ever used. */
   epoch: number;
@@ -20,7 +24,7 @@ export interface SessionSetup {
   applied: Revision | null;
   sign(bytes: Uint8Array): string;
   verify(bytes: Uint8Array, signature: string): boolean;
-  sha256(items: readonly StateItem[]): string;
+  sha256(items: readonly RawItem[]): string;
   /** In [0, 1). */
   random(): number;
 }
@@ -29,20 +33,24 @@ export type SessionInput =
   | { type: "start" | "opened" | "tick" | "stop" }
   | { type: "text"; text: string }
   | { type: "binary" }
+  /** What came of a `probe`: a control plane answered on the direct way. */
+  | { type: "probed"; ok: boolean }
   | { type: "closed"; why: string; retryAfterMs?: number | undefined }
   /** A pass over this revision ended; `allOk` when every item is applied and verified. */
   | { type: "report"; rev: number; sha256: string; results: AckResults; allOk: boolean }
   | { type: "send"; frame: AgentFrame };
 
 export type SessionAction =
-  | { type: "connect"; endpoint: string }
+  | { type: "connect"; endpoint: string; via?: LinkWay | undefined }
+  /** See whether a control plane answers there, without saying hello. */
+  | { type: "probe"; endpoint: string }
   | { type: "close"; code: number; reason: string }
   | { type: "send"; frame: AgentFrame }
   /** Kept before the next action of the list is done: on disk, or in memory while the disk takes nothing. */
   | { type: "saveEpoch"; epoch: number }
   | { type: "saveApplied"; applied: Revision }
-  /** Keep it on disk, then bring the kernel to it. */
-  | { type: "accept"; state: Revision & { items: StateItem[] } }
+  /** Keep it on disk as it came, then bring the kernel to what was read of it. */
+  | { type: "accept"; state: Revision & { items: RawItem[] }; read: ReadItems }
   /** Nothing new: look again and report. */
   | { type: "recheck" }
   | { type: "task"; task: TaskFrame }

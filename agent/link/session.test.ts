@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { newId } from "../../shared/ids.ts";
+import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import { helloSignedBytes } from "../../shared/protocol/frames.ts";
-import { verifier } from "../keys.ts";
+import { ITEM_VERSIONS, TASK_VERSIONS } from "../../shared/protocol/versions.ts";
+import { sha256OfCanonical, verifier } from "../keys.ts";
 import { HOST, OTHER_HOST, relayItem, SessionBench, sent, strangerKey, types } from "../testing/session-bench.ts";
 
 describe("joining", () => {
@@ -160,6 +162,67 @@ describe("states", () => {
   });
 });
 
+describe("a control plane of another release", () => {
+  const later = { type: "teleport", id: "t1", to: { any: ["thing"] } };
+  const grown = { ...relayItem("r", 40_000), colour: "red" };
+
+  test("items of a kind not known, and fields not known, are verified with the rest and leave the rest usable", () => {
+    const bench = new SessionBench();
+    bench.hello();
+    bench.welcome();
+    const actions = bench.frame(bench.state(1, [later, grown] as never));
+    expect(types(actions)).toEqual(["linked", "accept"]);
+    expect(actions[1]).toEqual({
+      type: "accept",
+      state: { rev: 1, sha256: sha256OfCanonical([later, grown]), items: [later, grown] },
+      read: { items: [relayItem("r", 40_000)], unknown: [{ id: "t1", type: "teleport" }] },
+    });
+  });
+
+  test.each([
+    ["in an item of a kind not known", [{ ...later, to: { any: ["other"] } }, grown]],
+    ["in a field not known", [later, { ...grown, colour: "blue" }]],
+    ["by a field more", [later, { ...grown, more: 1 }]],
+  ])("a state changed on the way %s is refused", (_, changed) => {
+    const bench = new SessionBench();
+    bench.hello();
+    bench.welcome();
+    const frame = bench.state(1, [later, grown] as never);
+    expect(types(bench.frame({ ...frame, items: changed }))).toEqual(["event", "close", "unlinked"]);
+  });
+
+  test("an item of a known kind that can't be read closes the link with the reason, and the last good state stays", () => {
+    const bench = new SessionBench();
+    bench.link(1, [relayItem("r", 40_000)]);
+    const broken = { ...relayItem("r", 40_000), driver: "ebpf" };
+    const actions = bench.frame(bench.state(2, [broken] as never));
+    expect(types(actions)).toEqual(["close", "unlinked"]);
+    expect(actions[0]).toMatchObject({ code: 4001, reason: expect.stringContaining("item r (relay): driver") });
+    expect(bench.session.accepted?.rev).toBe(1);
+  });
+
+  test("the hello says which kinds are understood, and a bye with a reason not known is honoured", () => {
+    const bench = new SessionBench();
+    const [hello] = sent(bench.hello());
+    expect(hello).toMatchObject({ understands: { items: ITEM_VERSIONS, tasks: TASK_VERSIONS } });
+    expect(types(bench.frame({ t: "bye", reason: "on_holiday", reconnectAfterMs: 30_000 }))).toContain("unlinked");
+    expect(bench.pass(29_000)).toEqual([]);
+    expect(types(bench.pass(2_000))).toEqual(["connect"]);
+  });
+
+  test("a frame nested deeper than the stack is refused like a forged one, and ends nothing", () => {
+    const deep = `${"[".repeat(200_000)}${"]".repeat(200_000)}`;
+    const state = new SessionBench();
+    state.link(1);
+    const frame = JSON.stringify({ ...state.state(2, []), items: [{ type: "x", id: "x", deep: 0 }] });
+    expect(types(state.text(frame.replace('"deep":0', `"deep":${deep}`)))).toEqual(["event", "close", "unlinked"]);
+    const task = new SessionBench();
+    task.link(1);
+    const text = JSON.stringify({ ...task.task(), params: 0 }).replace('"params":0', `"params":${deep}`);
+    expect(types(task.text(text))).toEqual(["event", "close", "unlinked"]);
+  });
+});
+
 describe("tasks", () => {
   test("a signed one runs, once", () => {
     const bench = new SessionBench();
@@ -272,5 +335,104 @@ describe("coming back", () => {
     bench.hello();
     bench.frame({ t: "bye", reconnectAfterMs: 1e12, reason: "removed" });
     expect(delayAfter(bench)).toBeLessThan(601_000);
+  });
+});
+
+describe("ways through other hosts", () => {
+  const way = (n: number) => ({ hostId: OTHER_HOST, address: `10.0.0.${n}`, port: 51_822 });
+  const ways = (...via: ReturnType<typeof way>[]): StateItem => ({ type: "linkWays", id: "link-ways", via });
+  const direct = { type: "connect", endpoint: "https://one.example" };
+  const through = (n: number) => ({ ...direct, via: way(n) });
+  const bench = (more = {}) => new SessionBench({ endpoints: ["https://one.example"], ...more });
+  /** How the next attempt goes, once the link was lost like that. */
+  const next = (b: SessionBench) => b.pass(60_000);
+
+  test("a host that can't reach the control plane directly tries the ways it knows from its disk, in turn", () => {
+    const b = bench({ ways: [way(1), way(2)] });
+    const tried = [b.input({ type: "start" })];
+    for (let i = 0; i < 3; i++) {
+      b.input({ type: "closed", why: "refused" });
+      tried.push(next(b));
+    }
+    expect(tried).toEqual([[direct], [through(1)], [through(2)], [direct]]);
+  });
+
+  test("a silent link is followed by the next way, one that was ended by the direct one", () => {
+    const silent = bench();
+    silent.link(1, [ways(way(1))]);
+    silent.pass(39_999);
+    expect(types(silent.pass(1))).toEqual(["close", "unlinked"]);
+    expect(next(silent)).toEqual([through(1)]);
+    const ended = bench();
+    ended.link(1, [ways(way(1))]);
+    ended.input({ type: "closed", why: "reset" });
+    expect(next(ended)).toEqual([direct]);
+  });
+
+  test("the hello says through whom, and only then", () => {
+    const b = bench({ ways: [way(1)] });
+    expect(sent(b.hello())[0]).not.toHaveProperty("via");
+    b.input({ type: "closed", why: "refused" });
+    next(b);
+    expect(sent(b.hello())[0]).toMatchObject({ via: OTHER_HOST });
+  });
+
+  test("linked through another host the direct way is tried every ten minutes, and taken when it answers", () => {
+    const b = bench({ ways: [way(1)] });
+    b.input({ type: "start" });
+    b.input({ type: "closed", why: "refused" });
+    next(b);
+    b.link(1, [ways(way(1))]);
+    const alive = (ms: number) => {
+      const actions = [];
+      for (let left = ms; left > 0; left -= 10_000) {
+        actions.push(...b.pass(10_000));
+        b.frame({ t: "ping", id: 1, at: 1 });
+      }
+      return actions.filter((action) => action.type !== "send");
+    };
+    expect(alive(590_000)).toEqual([]);
+    expect(alive(10_000)).toEqual([{ type: "probe", endpoint: "https://one.example" }]);
+    expect(b.input({ type: "probed", ok: false })).toEqual([]);
+    expect(alive(600_000)).toEqual([{ type: "probe", endpoint: "https://one.example" }]);
+    const moved = b.input({ type: "probed", ok: true });
+    expect(types(moved)).toEqual(["note", "close", "unlinked", "connect"]);
+    expect(moved.at(-1)).toEqual(direct);
+    b.link(1, [ways(way(1))]);
+    expect(alive(1_200_000)).toEqual([]);
+    expect(b.input({ type: "probed", ok: true })).toEqual([]);
+  });
+
+  test("a working link is not given up while a task runs on it", () => {
+    let busy = true;
+    const b = bench({ ways: [way(1)], busy: () => busy });
+    b.input({ type: "start" });
+    b.input({ type: "closed", why: "refused" });
+    next(b);
+    b.link(1, [ways(way(1))]);
+    const probes = () => {
+      for (let i = 0; i < 61; i++) {
+        b.frame({ t: "ping", id: 1, at: 1 });
+        if (b.pass(10_000).some((action) => action.type === "probe")) return true;
+      }
+      return false;
+    };
+    expect(probes()).toBe(false);
+    busy = false;
+    expect(probes()).toBe(true);
+    busy = true;
+    expect(b.input({ type: "probed", ok: true })).toEqual([]);
+  });
+
+  test("a new state changes the ways and not the link; one that names its way no more leaves it too", () => {
+    const b = bench({ ways: [way(1), way(2)] });
+    b.input({ type: "start" });
+    b.input({ type: "closed", why: "refused" });
+    next(b);
+    b.link(1, [ways(way(2), way(1))]);
+    expect(b.session.via).toEqual(way(1));
+    expect(types(b.frame(b.state(2, [])))).toEqual(["accept"]);
+    b.pass(40_000);
+    expect(next(b)).toEqual([direct]);
   });
 });

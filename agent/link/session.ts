@@ -1,3 +1,4 @@
+import { type LinkWay, readItems, type StateItem } from "../../shared/protocol/desired-state.ts";
 import {
   HEARTBEAT_MS,
   helloSignedBytes,
@@ -7,8 +8,10 @@ import {
   type StateFrame,
   type TaskFrame,
 } from "../../shared/protocol/frames.ts";
+import { UNDERSTANDS } from "../../shared/protocol/versions.ts";
 import { judgeState, judgeTask, type Verdict } from "./admission.ts";
 import { reconnectDelay } from "./backoff.ts";
+import { type Endpoint, Endpoints } from "./endpoints.ts";
 import { SeenTasks } from "./seen-tasks.ts";
 import type { Now, Revision, SessionAction, SessionInput, SessionSetup } from "./session-types.ts";
 
@@ -18,8 +21,16 @@ const LONGEST_HEARTBEAT_MS = 60_000;
 const LONGEST_SILENCE_MS = 300_000;
 /** From connecting to the first state: a server that accepts and says nothing is as good as dead. */
 const JOIN_MS = 20_000;
+/** How often a host linked through another one tries its direct way, and how soon again when a task runs just then. */
+const PROBE_MS = 600_000;
+const BUSY_MS = 30_000;
 /** A `stale_epoch` further ahead than this is not believed: epochs are times, and a lie must not use up their range. */
 const MOST_EPOCH_AHEAD_MS = 100 * 366 * 86_400_000;
+
+/** The ways through other hosts that a state names. */
+export function waysOf(items: readonly StateItem[]): readonly LinkWay[] {
+  return items.find((item) => item.type === "linkWays")?.via ?? [];
+}
 
 /**
  * The agent's end of the link (see the protocol in shared/protocol/frames.ts), without sockets, timers or files: inputs
@@ -34,7 +45,10 @@ export class LinkSession {
   #accepted: Revision | null;
   #applied: Revision | null;
   #attempt = 0;
-  #endpointIndex = 0;
+  readonly #endpoints: Endpoints;
+  #used: Endpoint = { url: "" };
+  /** When the direct way is tried again, while linked through another host. */
+  #probeAt = Number.POSITIVE_INFINITY;
   #retryAt = 0;
   #joinBy = 0;
   #heardAt = 0;
@@ -46,6 +60,7 @@ export class LinkSession {
 
   constructor(setup: SessionSetup) {
     this.#setup = setup;
+    this.#endpoints = new Endpoints(setup.endpoints, setup.ways ?? []);
     this.#epoch = setup.epoch;
     this.#accepted = setup.accepted;
     this.#applied = setup.applied;
@@ -61,8 +76,17 @@ export class LinkSession {
 
   /** Base URL in use now, or the next to be tried. */
   get endpoint(): string {
-    const { endpoints } = this.#setup;
-    return endpoints[this.#endpointIndex % endpoints.length] ?? "";
+    return this.#way.url;
+  }
+
+  /** The host this link goes through, or would; undefined for a direct one. */
+  get via(): LinkWay | undefined {
+    return this.#way.via;
+  }
+
+  get #way(): Endpoint {
+    // The way in use stays what it is, whatever a state names meanwhile.
+    return this.#phase === "waiting" || this.#phase === "idle" ? this.#endpoints.current : this.#used;
   }
 
   /** When `tick` is due next, in monotonic ms; undefined when nothing is waited for. */
@@ -74,7 +98,7 @@ export class LinkSession {
       case "waiting":
         return this.#retryAt;
       case "linked":
-        return Math.min(this.#pingAt, this.#heardAt + this.#silenceMs);
+        return Math.min(this.#pingAt, this.#heardAt + this.#silenceMs, this.#probeAt);
       default:
         return this.#joinBy;
     }
@@ -95,7 +119,9 @@ export class LinkSession {
         return [];
       case "closed":
         if (this.#phase === "waiting" || this.#phase === "idle") return [];
-        return [{ type: "note", message: input.why }, ...this.#wait(now, input.retryAfterMs)];
+        return [{ type: "note", message: input.why }, ...this.#wait(now, { askedMs: input.retryAfterMs })];
+      case "probed":
+        return this.#probed(input.ok, now);
       case "tick":
         return this.#tick(now);
       case "binary":
@@ -113,14 +139,21 @@ export class LinkSession {
     this.#phase = "connecting";
     this.#joinBy = now.mono + JOIN_MS;
     this.counters.connects += 1;
-    return [{ type: "connect", endpoint: this.endpoint }];
+    this.#used = this.#endpoints.current;
+    const { url, via } = this.#used;
+    return [{ type: "connect", endpoint: url, ...(via && { via }) }];
   }
 
-  /** The link is gone: the next attempt goes to the next endpoint, after a while. */
-  #wait(now: Now, askedMs?: number): SessionAction[] {
+  /**
+   * The link is gone, or could not be had: the next attempt comes after a while. It goes to the next endpoint, but to the direct
+   * one after a link that worked and was ended by somebody (not by silence, which is how a blocked way ends).
+   */
+  #wait(now: Now, { askedMs, blocked }: { askedMs?: number | undefined; blocked?: boolean } = {}): SessionAction[] {
     this.#retryAt = now.mono + reconnectDelay(this.#attempt, this.#setup.random(), askedMs);
     this.#attempt += 1;
-    this.#endpointIndex += 1;
+    if (this.#phase === "linked" && !blocked) this.#endpoints.restart();
+    else this.#endpoints.next();
+    this.#probeAt = Number.POSITIVE_INFINITY;
     this.#phase = "waiting";
     return [{ type: "unlinked" }];
   }
@@ -128,7 +161,7 @@ export class LinkSession {
   #refuse(now: Now, code: number, reason: string): SessionAction[] {
     if (this.#phase === "idle" || this.#phase === "waiting") return [];
     this.counters.refused += 1;
-    return [{ type: "close", code, reason: reason.slice(0, 120) }, ...this.#wait(now)];
+    return [{ type: "close", code, reason: reason.slice(0, 120) }, ...this.#wait(now, { blocked: true })];
   }
 
   #tick(now: Now): SessionAction[] {
@@ -137,7 +170,8 @@ export class LinkSession {
         return now.mono >= this.#retryAt ? this.#connect(now) : [];
       case "linked": {
         if (now.mono >= this.#heardAt + this.#silenceMs)
-          return [{ type: "close", code: 4000, reason: "silence" }, ...this.#wait(now)];
+          return [{ type: "close", code: 4000, reason: "silence" }, ...this.#wait(now, { blocked: true })];
+        if (now.mono >= this.#probeAt) return this.#probe(now);
         if (now.mono < this.#pingAt) return [];
         this.#pingAt = now.mono + this.#heartbeatMs;
         this.#pingId += 1;
@@ -156,6 +190,25 @@ export class LinkSession {
       default:
         return [];
     }
+  }
+
+  /** Linked through another host: is the direct way open again? */
+  #probe(now: Now): SessionAction[] {
+    const busy = this.#setup.busy?.() ?? false;
+    this.#probeAt = now.mono + (busy ? BUSY_MS : PROBE_MS);
+    return busy ? [] : [{ type: "probe", endpoint: this.#setup.endpoints[0] ?? "" }];
+  }
+
+  /** It is: the link moves there at once. What is on its way is asked for anew after the hello. */
+  #probed(ok: boolean, now: Now): SessionAction[] {
+    if (!ok || this.#phase !== "linked" || this.via === undefined) return [];
+    if (this.#setup.busy?.()) return [];
+    const leave: SessionAction[] = [
+      { type: "note", message: "the direct way is open again" },
+      { type: "close", code: 1000, reason: "the direct way is open again" },
+      ...this.#wait(now),
+    ];
+    return [...leave, ...this.#connect(now)];
   }
 
   #text(text: string, now: Now): SessionAction[] {
@@ -198,7 +251,7 @@ export class LinkSession {
         return [
           { type: "note", message: `the control plane said bye: ${frame.reason}` },
           { type: "close", code: 1000, reason: "bye" },
-          ...this.#wait(now, frame.reconnectAfterMs),
+          ...this.#wait(now, { askedMs: frame.reconnectAfterMs }),
         ];
     }
   }
@@ -227,6 +280,8 @@ export class LinkSession {
           capabilities,
           applied: this.#applied,
           accepted: this.#accepted,
+          ...(this.via && { via: this.via.hostId }),
+          understands: UNDERSTANDS,
         },
       },
     ];
@@ -236,18 +291,22 @@ export class LinkSession {
     const refused = this.#judge(judgeState(frame, this.#setup, this.#accepted), now);
     if (refused) return refused;
     const { rev, sha256, items } = frame;
+    const read = items && readItems(items);
+    if (read && "bad" in read) return this.#refuse(now, 4001, `state: ${read.bad}`);
     const joined = this.#phase === "state";
     // The control plane sends a state again when it missed the ack: what is being applied goes on.
     const known = this.#accepted?.rev === rev && this.#accepted.sha256 === sha256;
     this.#phase = "linked";
     this.#accepted = { rev, sha256 };
+    if (read) this.#endpoints.setWays(waysOf(read.items));
     if (joined) {
       this.#attempt = 0;
+      if (this.via !== undefined) this.#probeAt = now.mono + PROBE_MS;
       this.#pingAt = now.mono + this.#heartbeatMs;
     }
     return [
       ...(joined ? [{ type: "linked" } as const] : []),
-      items && !known ? { type: "accept", state: { rev, sha256, items } } : { type: "recheck" },
+      items && read && !known ? { type: "accept", state: { rev, sha256, items }, read } : { type: "recheck" },
     ];
   }
 

@@ -1,10 +1,16 @@
+import { isIP, connect as netConnect } from "node:net";
+import { checkServerIdentity, connect as tlsConnect } from "node:tls";
 import { WebSocket } from "ws";
-import { type AgentFrame, MAX_FRAME_DOWN, MAX_FRAME_UP, SUBPROTOCOL } from "../../shared/protocol/frames.ts";
+import type { LinkWay } from "../../shared/protocol/desired-state.ts";
+import { type AgentFrame, MAX_FRAME_DOWN, MAX_FRAME_UP } from "../../shared/protocol/frames.ts";
+import { SUBPROTOCOLS } from "../../shared/protocol/versions.ts";
 import { type Log, sentence } from "../log.ts";
 import { parseRetryAfter } from "./backoff.ts";
 import type { LinkSession } from "./session.ts";
 import type { Now, SessionAction, SessionInput } from "./session-types.ts";
 
+/** From the first packet to the upgraded connection. */
+const HANDSHAKE_MS = 15_000;
 /** Bytes waiting in the socket above which observations and task events are dropped rather than queued. */
 const MOST_BUFFERED = 4 * 1024 * 1024;
 
@@ -59,7 +65,10 @@ export class LinkShell {
   #do(action: SessionAction): void {
     switch (action.type) {
       case "connect":
-        this.#connect(action.endpoint);
+        this.#connect(action.endpoint, action.via);
+        break;
+      case "probe":
+        this.#probe(action.endpoint);
         break;
       case "close":
         this.#deps.log.info("link closed by us", { code: action.code, reason: action.reason });
@@ -76,14 +85,9 @@ export class LinkShell {
     }
   }
 
-  #connect(endpoint: string): void {
-    const url = `${endpoint.replace(/^http/, "ws").replace(/\/+$/, "")}/agent/link`;
-    const socket = new WebSocket(url, SUBPROTOCOL, {
-      perMessageDeflate: false,
-      maxPayload: MAX_FRAME_DOWN,
-      handshakeTimeout: 15_000,
-      followRedirects: false,
-    });
+  #connect(endpoint: string, via: LinkWay | undefined): void {
+    const url = linkUrl(endpoint);
+    const socket = open(url, via);
     this.#socket = socket;
     // Inputs of a socket we gave up are not passed on.
     const on = (input: SessionInput) => {
@@ -104,6 +108,23 @@ export class LinkShell {
       socket.terminate();
     });
     socket.on("close", (code, reason) => on({ type: "closed", why: `closed with ${code} ${reason}` }));
+  }
+
+  /** A control plane that greets is one that can be reached; it is left before it is told who asks. */
+  #probe(endpoint: string): void {
+    const socket = open(linkUrl(endpoint), undefined);
+    let told = false;
+    const tell = (ok: boolean) => {
+      if (told) return;
+      told = true;
+      clearTimeout(late);
+      socket.terminate();
+      this.input({ type: "probed", ok });
+    };
+    const late = setTimeout(() => tell(false), HANDSHAKE_MS);
+    late.unref();
+    socket.on("message", () => tell(true));
+    for (const event of ["error", "close", "unexpected-response"]) socket.on(event, () => tell(false));
   }
 
   #drop(code: number, reason: string): void {
@@ -139,6 +160,32 @@ export class LinkShell {
     const inMs = Math.min(5000, Math.max(0, at - this.#deps.now().mono));
     this.#timer = setTimeout(() => this.input({ type: "tick" }), inMs);
   }
+}
+
+function linkUrl(endpoint: string): string {
+  return `${endpoint.replace(/^http/, "ws").replace(/\/+$/, "")}/agent/link`;
+}
+
+/** A socket to that URL; through another host the connection goes there, and the name and the certificate stay the URL's. */
+function open(url: string, via: LinkWay | undefined): WebSocket {
+  const { hostname, protocol } = new URL(url);
+  const through = via && { host: via.address, port: via.port };
+  return new WebSocket(url, [...SUBPROTOCOLS], {
+    perMessageDeflate: false,
+    maxPayload: MAX_FRAME_DOWN,
+    handshakeTimeout: HANDSHAKE_MS,
+    followRedirects: false,
+    ...(through && {
+      createConnection: (() =>
+        protocol === "wss:"
+          ? tlsConnect({
+              ...through,
+              servername: isIP(hostname) === 0 ? hostname : "",
+              checkServerIdentity: (_, cert) => checkServerIdentity(hostname, cert),
+            })
+          : netConnect(through)) as typeof netConnect,
+    }),
+  });
 }
 
 /**

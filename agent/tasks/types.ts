@@ -16,6 +16,8 @@ export interface TaskContext {
   openSealed(sealed: Sealed): Uint8Array;
   /** Base URL (http or https, no trailing slash) of the control plane endpoint this agent is linked to now. */
   endpoint(): string;
+  /** Where the link's packets really go, when it goes through another host. */
+  via?(): { address: string; port: number } | undefined;
   /** UTC milliseconds. */
   now(): number;
 }

@@ -55,12 +55,15 @@ function hasCleared(
 }
 
 /** A host's desired state as of now, signed for that host. */
-export async function loadState(ctx: Context, hostId: Id<"hst">): Promise<SignedState & { retired: boolean }> {
+export async function loadState(
+  ctx: Context,
+  hostId: Id<"hst">,
+): Promise<SignedState & { retired: boolean; withheld: string[] }> {
   const state = await desiredState(ctx.ports.db.read, hostId);
   if (state === undefined) throw new Error(`host ${hostId} is gone`);
   const sha256 = await stateSha256(state.items);
   const { signer } = ctx.ports;
   const value = await signer.sign(stateSignedBytes({ hostId, rev: state.rev, sha256 }));
-  const { rev, items, retired } = state;
-  return { rev, sha256, items, signature: { keyId: signer.keyId, value }, retired };
+  const { rev, items, retired, withheld } = state;
+  return { rev, sha256, items, signature: { keyId: signer.keyId, value }, retired, withheld };
 }

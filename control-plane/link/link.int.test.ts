@@ -422,3 +422,62 @@ test("a change that nobody was woken for is found by the sweep", async () => {
   const state = await link.next("state", (s) => s.rev === 77);
   expect(state.items).toMatchObject([{ type: "uplink", address: "10.9.9.9" }]);
 });
+
+test("an agent is sent only what it says it understands; what is kept back is shown, told once, and sent after its upgrade", async () => {
+  const agent = await enrolled("forward");
+  await ok(admin("PATCH", `/hosts/${agent.hostId}`, { privateAddress: "10.9.8.7", privateNetwork: "apart" }));
+  const kinds = (link: FakeLink) =>
+    link
+      .of("state")
+      .at(-1)
+      ?.items?.map((item) => item.type);
+  const shown = async () =>
+    (await ok(admin<{ configuration: { notUnderstood: string[] } }>("GET", `/hosts/${agent.hostId}`))).configuration;
+  const told = async () =>
+    (
+      await ok(admin<{ items: { kind: string; detail: string }[] }>("GET", `/hosts/${agent.hostId}/events`))
+    ).items.filter((event) => event.kind === "needs_upgrade");
+  // Today's agents, and those before them, which say nothing of it.
+  expect(kinds(await agent.join(server.url))).toContain("uplink");
+  agent.understands = { items: { relay: 1, teleport: 7 }, tasks: {} };
+  for (let i = 0; i < 2; i++) expect(kinds(await agent.join(server.url))).not.toContain("uplink");
+  expect((await shown()).notUnderstood).toEqual(["uplink", "linkProxy", "linkWays"]);
+  await until(async () => expect(await told()).toMatchObject([{ detail: expect.stringContaining("uplink") }]));
+  // It is asked for no task that it does not know either.
+  const params = { target: "10.13.13.2", interface: null, count: 1, intervalMs: 1000 };
+  const deadlineAt = Date.now() + 10_000;
+  const events = server.ports.fleet.runTask(agent.hostId, { kind: "ping", params }, { deadlineAt });
+  await expect(events[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: "host_needs_upgrade" });
+  const before = (await rowOf(agent)).desiredRev;
+  agent.understands = { items: { relay: 2, uplink: 1, linkProxy: 1, linkWays: 1 }, tasks: { ping: 1 } };
+  expect(kinds(await agent.join(server.url))).toContain("uplink");
+  expect((await rowOf(agent)).desiredRev).toBe(before + 1);
+  expect((await shown()).notUnderstood).toEqual([]);
+});
+
+test("an agent of a later release is let in: it offers more sub-protocols, sends more fields and other events", async () => {
+  const agent = await enrolled("forward");
+  const hello = (nonce: string) => ({
+    ...{ t: "hello", hostId: agent.hostId, epoch: 5, signature: agent.signHello(nonce, agent.hostId, 5) },
+    ...{ version: "9", bootId: "b", capabilities: [], applied: null, mood: "good" },
+  });
+  const link = new FakeLink(server.url, hello, ["trunkline.v2", "trunkline.v1"]);
+  await link.next("state");
+  const events = [
+    { at: 1, kind: "quantum_leap", detail: "it leapt", extra: 1 },
+    { at: 1, kind: "identity_cloned", detail: "not me" },
+  ];
+  link.send({ t: "observe", at: 1, values: { load1: 5, mood: 1 }, events });
+  await until(async () => expect((await rowOf(agent)).observed).toEqual({ load1: 5 }));
+  const { items } = await ok(
+    admin<{ items: { kind: string; detail: string }[] }>("GET", `/hosts/${agent.hostId}/events`),
+  );
+  // What only the control plane says of a host is not taken from the host itself.
+  const said = items.filter(({ kind }) => !kind.startsWith("link_"));
+  expect(said.map(({ kind, detail }) => `${kind} ${detail}`).sort()).toEqual([
+    "other identity_cloned: not me",
+    "other quantum_leap: it leapt",
+  ]);
+  expect(link.closed).toBeUndefined();
+  link.cut();
+});

@@ -3,7 +3,7 @@ import type { Id } from "../../shared/ids.ts";
 import type { HelloFrame, ServerFrame } from "../../shared/protocol/frames.ts";
 import type { Ports } from "../ports/index.ts";
 import { type Context, systemContext } from "../services/context.ts";
-import { recordHostEvent, recordSuperseded } from "../services/hosts/events.ts";
+import { recordHostEvent, recordNeedsUpgrade, recordSuperseded } from "../services/hosts/events.ts";
 import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
 import { failedItems } from "./applied-waiters.ts";
 import { Gate } from "./gate.ts";
@@ -177,8 +177,9 @@ export class Links {
     const { hello } = link;
     if (hello === undefined) return;
     if (action.do === "load") {
-      const { retired, ...state } = await loadState(ctx, hello.hostId);
+      const { retired, withheld, ...state } = await loadState(ctx, hello.hostId);
       link.retired = retired;
+      if (withheld.length > 0) this.#record(hello.hostId, () => recordNeedsUpgrade(ctx, hello.hostId, withheld));
       this.#run(link, link.session.loaded(state, this.#clock.monotonic()));
     } else if (action.do === "ack") {
       const { rev, sha256, results } = action.ack;

@@ -1,7 +1,8 @@
 import { upgradeWebSocket, type WebSocketServerLike } from "@hono/node-server";
 import type { Hono } from "hono";
 import { type ServerOptions, type WebSocket, WebSocketServer } from "ws";
-import { MAX_FRAME_UP, SUBPROTOCOL } from "../../shared/protocol/frames.ts";
+import { MAX_FRAME_UP } from "../../shared/protocol/frames.ts";
+import { SUBPROTOCOLS } from "../../shared/protocol/versions.ts";
 import type { Env } from "../routes/define.ts";
 import { route } from "../routes/define.ts";
 import type { LinkHub } from "./hub.ts";
@@ -13,7 +14,7 @@ const OPTIONS: ServerOptions = {
   noServer: true,
   maxPayload: MAX_FRAME_UP,
   perMessageDeflate: false,
-  handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
+  handleProtocols: (offered) => SUBPROTOCOLS.find((known) => offered.has(known)) ?? false,
 };
 
 /** The WebSocket server to hand to `serve`. */
@@ -32,7 +33,8 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
       return {
         onOpen(_event, ws) {
           const raw = ws.raw as WebSocket;
-          if (raw.protocol !== SUBPROTOCOL) return raw.close(1002, "sub-protocol trunkline.v1 needed");
+          if (!(SUBPROTOCOLS as readonly string[]).includes(raw.protocol))
+            return raw.close(1002, `sub-protocol ${SUBPROTOCOLS.join(" or ")} needed`);
           handle = hub.accept({
             send(text) {
               if (raw.readyState !== raw.OPEN) return;

@@ -90,6 +90,8 @@ export interface Fleet {
   wake(hostIds: readonly Id<"hst">[]): void;
   /** Waits until each host has verified that revision or a later one, at most so long; says which have. */
   waitApplied(targets: readonly RevisionTarget[], timeoutMs: number): Promise<boolean[]>;
+  /** True when a session of that host is joined in this process and answering. */
+  isLinked(hostId: Id<"hst">): boolean;
   /** Tasks of these hosts were written or cancelled: whoever holds their links looks. */
   wakeTasks(hostIds: readonly Id<"hst">[]): void;
   /**

@@ -32,6 +32,8 @@ export class FakeAgent {
   autoAck = true;
   /** Its clock less the true one, ms. */
   clockOffsetMs = 0;
+  /** What it says it understands; undefined like an agent of before there was such a list. */
+  understands: unknown;
   #link: FakeLink | undefined;
 
   constructor(role: HostRole) {

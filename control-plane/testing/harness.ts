@@ -37,6 +37,9 @@ export class SilentFleet implements Fleet {
     this.woken.push(...hostIds);
   }
   waitApplied: Fleet["waitApplied"] = async (targets) => targets.map(() => false);
+  isLinked(): boolean {
+    return false;
+  }
   wakeTasks(): void {}
   // biome-ignore lint/correctness/useYield: it never has anything to yield
   async *runTask(): ReturnType<Fleet["runTask"]> {

@@ -19,6 +19,10 @@ function thingsOfItem(item: StateItem, now: number): Thing[] {
       return [thing(`relay ${item.listen.from}-${item.listen.to}`, [item.to, item.driver])];
     case "uplink":
       return [thing("uplink", [item.address, item.port])];
+    case "linkProxy":
+      return [thing("link proxy", [item.address, item.port, item.allow])];
+    case "linkWays":
+      return [];
     case "whitelist":
       return [thing(`whitelist ${item.interface}`, [item.cidrs, item.domains, item.outInterface])];
     case "wireguard":

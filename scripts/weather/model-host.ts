@@ -2,7 +2,7 @@ import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { type Keys, sha256OfCanonical, signer, verifier } from "../../agent/keys.ts";
 import { LinkSession } from "../../agent/link/session.ts";
 import type { SessionAction, SessionInput } from "../../agent/link/session-types.ts";
-import { Reconciler, type Report } from "../../agent/reconcile.ts";
+import { Reconciler, type Report, targetOf } from "../../agent/reconcile.ts";
 import { StateStore } from "../../agent/state-store.ts";
 import { Watch } from "../../agent/watch.ts";
 import type { Id } from "../../shared/ids.ts";
@@ -181,7 +181,8 @@ class AgentProcess {
       linked: () => !this.#dead && this.session.phase === "linked",
       send: (frame) => this.input({ type: "send", frame }),
     });
-    if (kept) this.reconciler.want(kept);
+    const lastGood = kept && targetOf(kept);
+    if (lastGood) this.reconciler.want(lastGood);
     void this.reconciler.run();
     void this.#watch.run();
     this.input({ type: "start" });
@@ -230,7 +231,7 @@ class AgentProcess {
         const before = this.store.state()?.rev ?? -1;
         if (action.state.rev < before) this.#host.faults.push(`accepted ${action.state.rev} after ${before}`);
         this.store.saveState(action.state);
-        return this.reconciler.want(action.state);
+        return this.reconciler.want({ rev: action.state.rev, sha256: action.state.sha256, ...action.read });
       }
       case "recheck":
         return this.reconciler.recheck();

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { canonicalSha256, signedBytes } from "../canonical.ts";
+import { idSchema } from "../ids.ts";
 import {
   cidr4Schema,
   domainSchema,
@@ -68,11 +69,33 @@ export const uplinkItemSchema = z.object({
   port: portSchema,
 });
 
+/**
+ * TCP to this host that is passed on to the control plane it uses itself, from these sources only: the way in for hosts whose
+ * direct one is blocked.
+ */
+export const linkProxyItemSchema = z.object({
+  type: z.literal("linkProxy"),
+  id: itemId,
+  address: ipv4Schema,
+  port: portSchema,
+  allow: z.array(cidr4Schema).max(4096),
+});
+
+const linkWaySchema = z.object({ hostId: idSchema("hst"), address: ipv4Schema, port: portSchema });
+/** Where this host finds such a way in, in the order to be tried after its direct ones. */
+export const linkWaysItemSchema = z.object({
+  type: z.literal("linkWays"),
+  id: itemId,
+  via: z.array(linkWaySchema).min(1).max(8),
+});
+
 export const stateItemSchema = z.discriminatedUnion("type", [
   relayItemSchema,
   wireguardItemSchema,
   whitelistItemSchema,
   uplinkItemSchema,
+  linkProxyItemSchema,
+  linkWaysItemSchema,
 ]);
 
 export type RelayItem = z.infer<typeof relayItemSchema>;
@@ -80,13 +103,48 @@ export type WireguardPeer = z.infer<typeof wireguardPeerSchema>;
 export type WireguardItem = z.infer<typeof wireguardItemSchema>;
 export type WhitelistItem = z.infer<typeof whitelistItemSchema>;
 export type UplinkItem = z.infer<typeof uplinkItemSchema>;
+export type LinkProxyItem = z.infer<typeof linkProxyItemSchema>;
+export type LinkWay = z.infer<typeof linkWaySchema>;
 export type StateItem = z.infer<typeof stateItemSchema>;
+
+/** An item as it came: perhaps of a kind that this release does not know, perhaps with more fields. The hash is over all of it. */
+export const rawItemSchema = z.looseObject({ type: z.string().min(1).max(32), id: itemId });
+export type RawItem = z.infer<typeof rawItemSchema>;
+
+/** Items of a state, as far as this release understands them. */
+export type ReadItems = {
+  items: StateItem[];
+  /** Of kinds it does not know. */
+  unknown: { id: string; type: string }[];
+};
+
+/**
+ * Reads items. Fields that are not known are left out, kinds that are not known are named; a known kind that fails its schema
+ * makes the whole state unreadable, since to leave such an item out would take away what it stands for.
+ */
+export function readItems(raw: readonly RawItem[]): ReadItems | { bad: string } {
+  const read: ReadItems = { items: [], unknown: [] };
+  for (const item of raw) {
+    const schema = stateItemSchema.options.find((option) => option.shape.type.value === item.type);
+    if (schema === undefined) {
+      read.unknown.push({ id: item.id, type: item.type });
+      continue;
+    }
+    const result = schema.safeParse(item);
+    if (!result.success) {
+      const issue = result.error.issues[0];
+      return { bad: `item ${item.id} (${item.type}): ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim() };
+    }
+    read.items.push(result.data);
+  }
+  return read;
+}
 
 /** A revision of one host's state. Revision 0 is a real one (nothing), not "none". */
 export type StateRevision = { rev: number; sha256: string };
 
 /** SHA-256 over the canonical items, in the order given. Both sides compute it the same way. */
-export function stateSha256(items: readonly StateItem[]): Promise<string> {
+export function stateSha256(items: readonly RawItem[]): Promise<string> {
   return canonicalSha256(items);
 }
 

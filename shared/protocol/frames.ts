@@ -1,12 +1,13 @@
 import { z } from "zod";
 import { signedBytes } from "../canonical.ts";
 import { idSchema } from "../ids.ts";
-import { stateItemSchema } from "./desired-state.ts";
+import { rawItemSchema } from "./desired-state.ts";
 import { taskOutcomeSchema } from "./tasks.ts";
 import { ipv4Schema, key32Schema, sha256Schema, signatureSchema } from "./values.ts";
+import { SUBPROTOCOLS, understandsSchema } from "./versions.ts";
 
 /** The link's sub-protocol: one JSON object a WebSocket text message, told apart by `t`. */
-export const SUBPROTOCOL = "trunkline.v1";
+export const SUBPROTOCOL = SUBPROTOCOLS[0];
 /** Largest frame an agent may send, and largest the control plane may send, in bytes. */
 export const MAX_FRAME_UP = 256 * 1024;
 export const MAX_FRAME_DOWN = 1024 * 1024;
@@ -44,6 +45,10 @@ export const helloFrame = z.object({
   applied: z.object({ rev, sha256: sha256Schema }).nullable(),
   /** The last state it took, applied or not: it refuses anything older. */
   accepted: z.object({ rev, sha256: sha256Schema }).nullable().optional(),
+  /** The forward host through whose pass-through this link goes; absent for a direct one. */
+  via: idSchema("hst").optional(),
+  /** Absent: an agent of before there was such a list. */
+  understands: understandsSchema.optional(),
 });
 
 export const welcomeFrame = z.object({
@@ -58,7 +63,7 @@ export const stateFrame = z.object({
   rev,
   sha256: sha256Schema,
   /** Null: unchanged, the agent already has this revision and hash. */
-  items: z.array(stateItemSchema).max(10_000).nullable(),
+  items: z.array(rawItemSchema).max(10_000).nullable(),
   signature,
 });
 
@@ -71,10 +76,20 @@ export const ackFrame = z.object({
     .max(10_000),
 });
 
-/** Something that happened on the host and that an operator should see. */
+/** The kinds of events this release's agent sends. */
+export const HOST_EVENT_KINDS = [
+  "drift_repaired",
+  "apply_failed",
+  "expired_on_host",
+  "frame_refused",
+  "disk_failed",
+  "disk_recovered",
+] as const;
+
+/** Something that happened on the host and that an operator should see. A newer agent may send kinds that are not known here. */
 export const hostEventSchema = z.object({
   at: z.number(),
-  kind: z.enum(["drift_repaired", "apply_failed", "expired_on_host", "frame_refused", "disk_failed", "disk_recovered"]),
+  kind: z.union([z.enum(HOST_EVENT_KINDS), z.string().regex(/^[a-z_]{1,32}$/)]),
   item: z.string().max(64).optional(),
   detail: z.string().max(500),
 });
@@ -181,7 +196,11 @@ export const taskCancelFrame = z.object({ t: z.literal("task.cancel"), id: idSch
 export const byeFrame = z.object({
   t: z.literal("bye"),
   reconnectAfterMs: z.number().int().nonnegative(),
-  reason: z.enum(["draining", "superseded", "stale_epoch", "refused", "bad_frame", "removed"]),
+  reason: z.union([
+    z.enum(["draining", "superseded", "stale_epoch", "refused", "bad_frame", "removed"]),
+    // A newer control plane may have others: the host stays away for as long as it is told.
+    z.string().max(32),
+  ]),
   /** With `stale_epoch`: the epoch the control plane holds, so that a host restored from an old copy can go past it. */
   epoch: z.number().int().nonnegative().optional(),
 });

@@ -6,6 +6,7 @@ export function detachedFleet(): Fleet {
   return {
     wake: () => {},
     waitApplied: async (targets) => targets.map(() => false),
+    isLinked: () => false,
     wakeTasks: () => {},
     // biome-ignore lint/correctness/useYield: it never has anything to yield
     async *runTask() {

@@ -35,6 +35,8 @@ export const hosts = sqliteTable(
     capacity: integer(),
     wireguardPort: integer().notNull(),
     uplinkPort: integer().notNull(),
+    /** Where a forward host passes other hosts' links on to the control plane. */
+    linkProxyPort: integer().notNull().default(51_822),
     /** The token it enrolled with: the same identity with the same token gets the same answer again. */
     enrolmentTokenId: id("enr").notNull(),
     identityPublicKey: text().notNull(),
@@ -42,6 +44,8 @@ export const hosts = sqliteTable(
     wireguardPublicKey: text(),
     facts: json<HostFacts>().notNull(),
     version: text().notNull(),
+    /** Canonical JSON of what its agent said it understands; null for one that says nothing of it. */
+    understands: text(),
     bootId: text(),
     /** Grows in the same transaction as any change that touches the host. */
     desiredRev: integer().notNull(),
@@ -59,6 +63,8 @@ export const hosts = sqliteTable(
     lastSeenAt: instant(),
     /** When the newest session joined; an ack from after it is this session's. */
     joinedAt: instant(),
+    /** The forward host its link goes through, as the host says; null for a direct one. */
+    linkVia: id("hst"),
     observed: json<Observation>(),
     createdAt: instant().notNull(),
   },
@@ -69,6 +75,7 @@ export const hosts = sqliteTable(
     uniqueIndex("hosts_exit_address")
       .on(t.publicAddress)
       .where(sql`role = 'exit' AND state <> 'retired' AND public_address IS NOT NULL`),
+    index("hosts_private_network").on(t.privateNetwork),
   ],
 );
 

@@ -5,6 +5,7 @@ import { canonicalJson } from "../../../shared/canonical.ts";
 import { isAppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import { stateItemSchema } from "../../../shared/protocol/desired-state.ts";
+import { ITEM_VERSIONS, UNDERSTANDS } from "../../../shared/protocol/versions.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { type Harness, openHarness } from "../../testing/harness.ts";
@@ -102,6 +103,7 @@ const PATCHES = {
   relayDriver: (n: number) => ({ relayDriver: n % 2 ? ("nft" as const) : ("socat" as const) }),
   wireguardPort: (n: number) => ({ wireguardPort: 50_000 + n }),
   uplinkPort: (n: number) => ({ uplinkPort: 52_000 + n }),
+  linkProxyPort: (n: number) => ({ linkProxyPort: 53_000 + n }),
   outInterface: (n: number) => ({ outInterface: `eth${n % 9}` }),
   capacity: (n: number) => ({ capacity: n % 3 }),
   name: (n: number) => ({ name: `host ${n}` }),
@@ -245,6 +247,7 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
         bootId: "b",
         capabilities: [],
         applied,
+        ...(step % 3 === 0 ? {} : { understands: { items: step % 3 === 1 ? { relay: 1 } : ITEM_VERSIONS, tasks: {} } }),
       });
     else if (c.what === "leave") await leaveHost(ctx, host.id, host.epoch, "silent");
     else if (c.what === "ack") await acknowledge(ctx, host.id, host.epoch, { ...applied, results: [] });
@@ -260,6 +263,8 @@ async function makeWorld() {
   const h = await openHarness({ settings: { portQuarantineMs: 0 } });
   await stockCatalogue(h);
   await makeNetwork(h, { forwards: 2, exits: 4, ports: 5 });
+  // As agents of this release: they are sent every kind of item.
+  await h.ports.db.write((tx) => tx.update(t.hosts).set({ understands: canonicalJson(UNDERSTANDS) }));
   const who = await makeCustomer(h, "customer");
   await buyLines(h, who, 2);
   return { h, who };
@@ -336,6 +341,41 @@ test("a host that is not approved, or is retired, should hold nothing", async ()
     await set("online", false);
     expect(await items()).toBe(0);
     expect(await h.ports.db.read.all(sql`SELECT 1`)).toHaveLength(1);
+  } finally {
+    await h.close();
+  }
+});
+
+test("hosts of one private network and paired hosts find each other's way to the control plane, and nobody else does", async () => {
+  const h = await openHarness();
+  try {
+    await stockCatalogue(h);
+    const { boarding, forwards, exits } = await makeNetwork(h, { forwards: 2, exits: 2 });
+    const ctx = systemOf(h);
+    const [first, second] = forwards as [Id<"hst">, Id<"hst">];
+    const [near, far] = exits as [Id<"hst">, Id<"hst">];
+    await h.ports.db.write((tx) => tx.update(t.hosts).set({ understands: canonicalJson(UNDERSTANDS) }));
+    const item = async (id: Id<"hst">, type: string) =>
+      (await desiredState(h.ports.db.read, id))?.items.find((one) => one.type === type);
+    await updateHost(ctx, first, { privateAddress: "10.1.0.1", privateNetwork: "udpn" });
+    await updateHost(ctx, near, { privateAddress: "10.1.0.9", privateNetwork: "udpn" });
+    expect(await item(near, "linkWays")).toMatchObject({ via: [{ hostId: first, address: "10.1.0.1", port: 51_822 }] });
+    expect(await item(far, "linkWays")).toBeUndefined();
+    // A paired boarding host comes from outside: the first forward host listens for both, and names both.
+    const [pair] = await h.ports.db.read.select().from(t.pairs).where(eq(t.pairs.forwardHostId, first));
+    expect(pair?.boardingHostId).toBe(boarding);
+    const [row] = await h.ports.db.read.select().from(t.hosts).where(eq(t.hosts.id, boarding));
+    expect(await item(first, "linkProxy")).toMatchObject({
+      address: "0.0.0.0",
+      allow: ["10.1.0.9/32", `${row?.publicAddress}/32`].sort(),
+    });
+    expect(await item(boarding, "linkWays")).toMatchObject({ via: expect.arrayContaining([expect.anything()]) });
+    // Without a pair from outside it listens on its private address alone.
+    await h.ports.db.write((tx) => tx.delete(t.pairs).where(eq(t.pairs.forwardHostId, first)));
+    expect(await item(first, "linkProxy")).toMatchObject({ address: "10.1.0.1", allow: ["10.1.0.9/32"] });
+    await retireHost(ctx, first);
+    expect(await item(near, "linkWays")).toBeUndefined();
+    expect(await item(second, "linkProxy")).toMatchObject({ allow: [`${row?.publicAddress}/32`] });
   } finally {
     await h.close();
   }

@@ -1,8 +1,10 @@
 import { and, asc, eq, inArray, isNull } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
+import { type Understands, understandsItem, understandsSchema } from "../../../shared/protocol/versions.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
+import { linkItems, linkNeighbours } from "./link-ways.ts";
 import { addressFrom } from "./reach.ts";
 import { unionOf } from "./whitelist-size.ts";
 
@@ -17,17 +19,50 @@ export const TUNNEL = {
 
 type Host = typeof t.hosts.$inferSelect;
 
+export type HostState = {
+  rev: number;
+  items: StateItem[];
+  /** Kinds of items it should hold too, and that its agent does not understand: it must be upgraded. */
+  withheld: StateItem["type"][];
+  retired: boolean;
+};
+
+/** The kinds of items that a host's role can be asked to hold. */
+const KINDS_OF_ROLE: Readonly<Record<Host["role"], readonly StateItem["type"][]>> = {
+  boarding: ["relay", "linkWays"],
+  forward: ["relay", "uplink", "linkProxy", "linkWays"],
+  exit: ["wireguard", "whitelist", "linkWays"],
+};
+
+/** Kinds of items that a host may have to hold and its agent does not understand: it should be upgraded. */
+export function notUnderstood(host: Pick<Host, "role" | "understands">): StateItem["type"][] {
+  const said = understandsOf(host);
+  return KINDS_OF_ROLE[host.role].filter((kind) => !understandsItem(said, kind));
+}
+
+/** What a host's agent said it understands. */
+export function understandsOf(host: Pick<Host, "understands">): Understands | null {
+  return host.understands === null ? null : understandsSchema.parse(JSON.parse(host.understands));
+}
+
 /** What one host should hold: a pure function of the database. Every change that alters it bumps the host's revision. */
-export async function desiredState(
-  db: Db,
-  hostId: Id<"hst">,
-): Promise<{ rev: number; items: StateItem[]; retired: boolean } | undefined> {
+export async function desiredState(db: Db, hostId: Id<"hst">): Promise<HostState | undefined> {
   const [host] = await db.select().from(t.hosts).where(eq(t.hosts.id, hostId));
   if (host === undefined) return undefined;
   const retired = host.state === "retired";
-  if (!host.approved || retired) return { rev: host.desiredRev, items: [], retired };
-  const items = await { boarding: boardingItems, forward: forwardItems, exit: exitItems }[host.role](db, host);
-  return { rev: host.desiredRev, items, retired };
+  if (!host.approved || retired) return { rev: host.desiredRev, items: [], withheld: [], retired };
+  const items = [
+    ...(await { boarding: boardingItems, forward: forwardItems, exit: exitItems }[host.role](db, host)),
+    ...(await linkItems(db, host)),
+  ];
+  const said = understandsOf(host);
+  const withheld = new Set(items.map((item) => item.type).filter((kind) => !understandsItem(said, kind)));
+  return {
+    rev: host.desiredRev,
+    items: items.filter((item) => !withheld.has(item.type)),
+    withheld: [...withheld],
+    retired,
+  };
 }
 
 /**
@@ -126,8 +161,11 @@ async function allowed(db: Db, line: typeof t.lines.$inferSelect): Promise<{ cid
   return unionOf(lists);
 }
 
-/** The hosts whose state depends on this one's row: itself and those that send to it. */
-export async function dependentHosts(db: Db, hostId: Id<"hst">): Promise<Id<"hst">[]> {
+/**
+ * The hosts whose state depends on this one's row: itself, those that send to it, and with `links` those that find their way to
+ * the control plane through it or are let through by it.
+ */
+export async function dependentHosts(db: Db, hostId: Id<"hst">, { links = true } = {}): Promise<Id<"hst">[]> {
   const boardings = await db
     .select({ id: t.pairs.boardingHostId })
     .from(t.pairs)
@@ -136,5 +174,6 @@ export async function dependentHosts(db: Db, hostId: Id<"hst">): Promise<Id<"hst
     .selectDistinct({ id: t.connections.forwardHostId })
     .from(t.connections)
     .where(and(eq(t.connections.exitHostId, hostId), eq(t.connections.state, "active")));
-  return [hostId, ...[...boardings, ...forwards].map((row) => row.id)];
+  const neighbours = links ? await linkNeighbours(db, hostId) : [];
+  return [...new Set([hostId, ...[...boardings, ...forwards].map((row) => row.id), ...neighbours])];
 }

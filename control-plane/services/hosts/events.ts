@@ -1,4 +1,4 @@
-import { and, count, eq, gt } from "drizzle-orm";
+import { and, count, desc, eq, gt } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Transaction, transaction } from "../../db/transaction.ts";
@@ -20,7 +20,8 @@ type Kind =
   | "upgrade_returned"
   | "upgrade_failed"
   | "path_degraded"
-  | "path_recovered";
+  | "path_recovered"
+  | "needs_upgrade";
 
 /** Something about a host that operators should see, as part of the caller's transaction. */
 export async function insertEvent(
@@ -63,4 +64,20 @@ export async function recordSuperseded(ctx: Context, hostId: Id<"hst">): Promise
     ctx.ports.log.error("identity cloned", { hostId, detail });
     await insertEvent(ctx, tx, hostId, "identity_cloned", detail);
   });
+}
+
+/** A host should hold what its agent does not understand, and goes without. Told once for the same kinds and the same agent. */
+export async function recordNeedsUpgrade(ctx: Context, hostId: Id<"hst">, kinds: readonly string[]): Promise<void> {
+  const [host] = await ctx.ports.db.read
+    .select({ version: t.hosts.version })
+    .from(t.hosts)
+    .where(eq(t.hosts.id, hostId));
+  const detail = `its agent, version ${host?.version}, does not understand: ${kinds.join(", ")}`;
+  const [last] = await ctx.ports.db.read
+    .select({ detail: t.hostEvents.detail })
+    .from(t.hostEvents)
+    .where(and(eq(t.hostEvents.hostId, hostId), eq(t.hostEvents.kind, "needs_upgrade")))
+    .orderBy(desc(t.hostEvents.id))
+    .limit(1);
+  if (last?.detail !== detail) await recordHostEvent(ctx, hostId, "needs_upgrade", detail);
 }

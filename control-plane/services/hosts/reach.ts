@@ -7,7 +7,10 @@ type Host = typeof t.hosts.$inferSelect;
 const FRESH_MS = 60_000;
 
 /** Where one host sends what the next should get: its private address when both share a private network, else its public one. */
-export function addressFrom(from: Host, to: Host): string | null {
+export function addressFrom(
+  from: Pick<Host, "privateNetwork">,
+  to: Pick<Host, "privateNetwork" | "privateAddress" | "publicAddress">,
+): string | null {
   if (from.privateNetwork !== null && from.privateNetwork === to.privateNetwork && to.privateAddress !== null)
     return to.privateAddress;
   return to.publicAddress;

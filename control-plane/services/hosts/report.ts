@@ -1,8 +1,14 @@
 import { and, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
+import { canonicalJson } from "../../../shared/canonical.ts";
 import type { Id } from "../../../shared/ids.ts";
-import type { HelloFrame, HostEvent, Observation } from "../../../shared/protocol/frames.ts";
+import {
+  type HelloFrame,
+  HOST_EVENT_KINDS,
+  type HostEvent,
+  type Observation,
+} from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
-import { transaction } from "../../db/transaction.ts";
+import { type Transaction, transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
 import { recordProbes } from "../paths/record.ts";
 import { insertEvent } from "./events.ts";
@@ -31,6 +37,7 @@ export async function joinHost(
         version: hello.version,
         bootId: hello.bootId,
         linkedAt: now,
+        linkVia: hello.via ?? null,
         lastSeenAt: now,
         joinedAt: now,
         state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
@@ -42,6 +49,7 @@ export async function joinHost(
       })
       .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));
     if (rowsAffected === 1) {
+      await noteUnderstood(tx, hello);
       const holds = hello.applied === null ? "no state" : `revision ${hello.applied.rev}`;
       await insertEvent(ctx, tx, hello.hostId, "link_up", `version ${hello.version}, holds ${holds}`);
       return { joined: true as const };
@@ -49,6 +57,17 @@ export async function joinHost(
     const [row] = await tx.db.select({ epoch: t.hosts.epoch }).from(t.hosts).where(eq(t.hosts.id, hello.hostId));
     return { joined: false as const, epoch: row?.epoch ?? 0 };
   });
+}
+
+/** An upgraded agent may be sent more than before, which is another state. */
+async function noteUnderstood(tx: Transaction, hello: HelloFrame): Promise<void> {
+  const understands = hello.understands === undefined ? null : canonicalJson(hello.understands);
+  const { rowsAffected } = await tx.db
+    .update(t.hosts)
+    .set({ understands })
+    .where(and(eq(t.hosts.id, hello.hostId), sql`${t.hosts.understands} IS NOT ${understands}`));
+  if (rowsAffected === 1)
+    await tx.touchHosts([hello.hostId], `its agent, version ${hello.version}, understands other kinds of items`);
 }
 
 /** The session of that epoch ended; a newer session's host stays online. */
@@ -134,13 +153,18 @@ export async function observe(
           hostId,
           // A host whose clock is a day off still lands in the order things arrived.
           at: now,
-          kind: event.kind,
+          ...named(event),
           item: event.item ?? null,
-          detail: event.detail,
         })),
       );
     return true;
   });
+}
+
+/** A kind that only a newer release knows is kept under a name of its own: a host must not speak with the control plane's voice. */
+function named({ kind, detail }: HostEvent): { kind: string; detail: string } {
+  const known = (HOST_EVENT_KINDS as readonly string[]).includes(kind);
+  return known ? { kind, detail } : { kind: "other", detail: `${kind}: ${detail}` };
 }
 
 /** Signs of life of many hosts, written in one batch. */

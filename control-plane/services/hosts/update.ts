@@ -23,18 +23,26 @@ export const updateHostInput = z
     uplinkPort: portSchema,
     /** Most connections through a boarding or forward host; null leaves it to its pairs' ports. */
     capacity: z.number().int().min(0).max(100_000).nullable(),
+    linkProxyPort: portSchema,
   })
   .partial()
   .refine((input) => Object.keys(input).length > 0, "nothing to change");
+
+/** What other hosts' ways to the control plane depend on. */
+const LINK_FIELDS = ["publicAddress", "privateAddress", "privateNetwork", "linkProxyPort"] as const;
 
 /** An operator changes what is known of a host. It and the hosts that send to it get a new state. Throws `not_found`, `address_taken`. */
 export async function updateHost(ctx: Context, id: Id<"hst">, input: z.infer<typeof updateHostInput>) {
   return transaction(ctx, async (tx) => {
     const before = await requireHost(tx, id);
     const set = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined));
+    // Those that found their way through the network it leaves must hear of it too.
+    const moves = LINK_FIELDS.some((field) => field in set);
+    const dependent = await dependentHosts(tx.db, id, { links: moves });
     await setOnRow(tx, id, set);
     await moveAddress(tx, before, input.publicAddress ?? null);
-    await tx.touchHosts(await dependentHosts(tx.db, id), `${Object.keys(set).join(", ")} of host ${id} changed`);
+    dependent.push(...(await dependentHosts(tx.db, id, { links: moves })));
+    await tx.touchHosts(dependent, `${Object.keys(set).join(", ")} of host ${id} changed`);
     const after = await requireHost(tx, id);
     await tx.audit("host.update", id, pickKeys(before, set), set);
     return presentHost(tx.db, after, ctx.ports.clock.now());
@@ -81,7 +89,9 @@ export async function approveHost(ctx: Context, id: Id<"hst">) {
         .where(and(eq(t.hosts.id, id), eq(t.hosts.approved, false), eq(t.hosts.state, "pending"))),
       new AppError("conflict", "Only a host that waits for approval can be let in."),
     );
-    await tx.touchHosts([id], "let in: from now on it gets a state");
+    await tx.touchHosts(await dependentHosts(tx.db, id), (hostId) =>
+      hostId === id ? "let in: from now on it gets a state" : `host ${id} was let in`,
+    );
     await tx.audit("host.approve", id, { approved: false }, { approved: true });
     const after = await requireHost(tx, id);
     return presentHost(tx.db, after, ctx.ports.clock.now());

@@ -5,6 +5,7 @@ import { HOST_STATES, type hosts, type pairs } from "../../db/schema/index.ts";
 import { type PathView, pathView } from "../paths/read.ts";
 import { instantView, iso } from "../views.ts";
 import type { Use } from "./capacity.ts";
+import { notUnderstood } from "./desired-state.ts";
 import { isOnline } from "./reach.ts";
 
 export const hostView = z.object({
@@ -25,9 +26,12 @@ export const hostView = z.object({
   uplinkPort: z.number().int(),
   /** Most connections it takes (an exit: lines), by its own limit and its pairs' ports, and how many there are. */
   capacity: z.object({ limit: z.number().int().nullable(), most: z.number().int(), used: z.number().int() }),
+  linkProxyPort: z.number().int(),
   /** Joined and answering, or not; since when; and for how long nothing was heard. Written every 10 s. */
   link: z.object({
     online: z.boolean(),
+    /** The forward host it goes through; null for a direct one. */
+    via: idSchema("hst").nullable(),
     since: instantView.nullable(),
     lastSeenAt: instantView.nullable(),
     silentMs: z.number().int().nullable(),
@@ -41,6 +45,8 @@ export const hostView = z.object({
     laggingSince: instantView.nullable(),
     failingSince: instantView.nullable(),
     failed: z.array(z.object({ item: z.string(), error: z.string() })),
+    /** Kinds of items that its agent is too old for, and that it goes without: it needs an upgrade. */
+    notUnderstood: z.array(z.string()),
   }),
   /** The segments it sends to, as its probes found them. */
   path: pathView,
@@ -78,8 +84,10 @@ export function viewHost(
     wireguardPort: row.wireguardPort,
     uplinkPort: row.uplinkPort,
     capacity: { limit: row.capacity, most: Math.min(use.ports, row.capacity ?? use.ports), used: use.used },
+    linkProxyPort: row.linkProxyPort,
     link: {
       online,
+      via: row.linkVia,
       since: iso(online ? row.linkedAt : row.lastSeenAt),
       lastSeenAt: iso(row.lastSeenAt),
       silentMs: row.lastSeenAt === null ? null : Math.max(0, now - row.lastSeenAt),
@@ -92,6 +100,7 @@ export function viewHost(
       laggingSince: iso(laggingSince),
       failingSince: iso(row.failingSince),
       failed,
+      notUnderstood: notUnderstood(row),
     },
     path: path ?? { state: "unknown", segments: [] },
     observed: row.observed,

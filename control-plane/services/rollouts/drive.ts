@@ -48,8 +48,9 @@ async function ask(ctx: Context, { part, rollout, host }: Sent): Promise<void> {
     const events = fleet.runTask(part.hostId, { kind: "upgrade", params }, { deadlineAt: clock.now() + FETCH_MS });
     for await (const event of events) if (event.type === "end") await settleHost(ctx, part, event.outcome);
   } catch (error) {
-    // Its link went in this moment: the next turn asks again, here or elsewhere.
-    if (!(error instanceof AppError) || error.code !== "host_not_online") throw error;
+    if (!(error instanceof AppError) || error.code !== "host_needs_upgrade") throw error;
+    // Its agent is too old to upgrade itself: it has to be installed again by hand.
+    await settleHost(ctx, part, { ok: false, error: { code: error.code, detail: error.message } });
   }
 }
 

@@ -25,16 +25,14 @@ class ScriptedFleet implements Fleet {
   otherwise: TaskOutcome = ok({ state: "staged" });
   wake(): void {}
   waitApplied: Fleet["waitApplied"] = async (targets) => targets.map(() => false);
-  clockOffsetMs(): number | undefined {
-    return undefined;
-  }
+  wakeTasks(): void {}
   isLinked(hostId: Id<"hst">): boolean {
     return this.linked.has(hostId);
   }
   async *runTask(...[hostId, task]: Parameters<Fleet["runTask"]>): AsyncGenerator<TaskEvent> {
     if (task.kind !== "upgrade") throw new Error(`not an upgrade: ${task.kind}`);
     this.asked.push({ hostId, params: task.params });
-    yield { type: "end", outcome: this.answers.get(hostId) ?? this.otherwise };
+    yield { type: "end", outcome: this.answers.get(hostId) ?? this.otherwise, clockOffsetMs: undefined };
   }
 }
 

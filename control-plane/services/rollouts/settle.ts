@@ -7,7 +7,16 @@ import { insertEvent } from "../hosts/events.ts";
 import { halt, type RolloutHost, requireRollout, wakeStep } from "./rows.ts";
 
 /** Ends of a task that say nothing about the upgrade: it is asked again, until its deadline. */
-const ASK_AGAIN = new Set(["link_lost", "cancelled", "deadline", "stopping", "too_many_tasks", "busy"]);
+const ASK_AGAIN = new Set([
+  "link_lost",
+  "host_not_online",
+  "task_gone",
+  "cancelled",
+  "deadline",
+  "stopping",
+  "too_many_tasks",
+  "busy",
+]);
 
 type End = { state: "committed" | "returned" | "failed"; error: string | null; lastWords: string | null };
 

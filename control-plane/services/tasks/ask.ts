@@ -1,8 +1,11 @@
 import { and, eq, lt, type SQL } from "drizzle-orm";
+import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import type { TaskOutcome, TaskRequest } from "../../../shared/protocol/tasks.ts";
+import { understandsTask } from "../../../shared/protocol/versions.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Context, makeId } from "../context.ts";
+import { understandsOf } from "../hosts/desired-state.ts";
 import { isReachable } from "../hosts/reach.ts";
 
 /** The asking side of tasks: rows that the process with the host's link works off (see carry.ts). */
@@ -20,9 +23,15 @@ export function newTaskId(ctx: Context): Id<"tsk"> {
   return makeId(ctx.ports, "tsk");
 }
 
-/** Writes the task down, for whoever holds the host's link to find. */
+/**
+ * Writes the task down, for whoever holds the host's link to find. Throws `not_found`, `host_needs_upgrade` when its agent
+ * does not understand such tasks.
+ */
 export async function createTask(ctx: Context, id: Id<"tsk">, task: NewTask): Promise<void> {
   const now = ctx.ports.clock.now();
+  const [host] = await ctx.ports.db.read.select().from(t.hosts).where(eq(t.hosts.id, task.hostId));
+  if (host === undefined) throw new AppError("not_found");
+  if (!understandsTask(understandsOf(host), task.request.kind)) throw new AppError("host_needs_upgrade");
   await ctx.ports.db.write(async (tx) => {
     await tx.delete(t.tasks).where(lt(t.tasks.deadlineAt, now - KEEP_MS));
     await tx.insert(t.tasks).values({
