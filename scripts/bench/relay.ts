@@ -1,5 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createLab, type LabHost } from "../lab/lab.ts";
 import { poll } from "../lab/poll.ts";
 import { exec } from "../lab/process.ts";
@@ -16,6 +17,8 @@ const OFFERED = 1500;
 const FLOOD = 4000;
 /** Floods of a second each, a kind and round. */
 const DUELS = 4;
+/** Between setting up and flooding. */
+const REST_MS = 500;
 const ECHO = "10.99.0.1";
 
 /** The best of all rounds: whatever else runs on the machine only takes away. */
@@ -51,11 +54,13 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
         await down();
         for (const host of [client, boarding, forward, exit]) await host.ns.exec(["conntrack", "-F"], { check: false });
       }
-    // Differences of a few percent show only where the sides change often.
+    // Differences of a few percent show only where the sides change often, and none always comes after the same other.
     for (let duel = 1; duel <= DUELS * rounds; duel++)
-      for (const kind of kinds) {
+      for (const kind of [...kinds.slice(duel % kinds.length), ...kinds.slice(0, duel % kinds.length)]) {
         if (duel % DUELS === 1) report.progress(`flood ${duel} of ${DUELS * rounds}: ${kind.name}`);
         const down = await kind.up(path);
+        // What a thousand mappings leave to do when they are loaded, in this process and in the kernel, is not the relay's work.
+        await sleep(REST_MS);
         const { goodputMbps } = await udpLoad(client, { address: boarding.address, port: LOAD_PORT.from }, FLOOD, 1);
         samples.get(kind)?.flood.push(goodputMbps);
         await down();
