@@ -47,7 +47,7 @@ async function agentFigures(
   const where = ["--config", join(ns.dir, "agent.json"), "--state-dir", agent.stateDir];
   const env = { PATH: process.env.PATH ?? "" };
   const argv = [process.execPath, ...release.argv, "run", ...where];
-  const start = () => ns.spawn(argv, { bareEnv: env, cwd: ROOT, logFile: agent.logFile });
+  const start = () => ns.spawn(argv, { bareEnv: { ...env, ...release.env }, cwd: ROOT, logFile: agent.logFile });
   try {
     report.progress(`starts: agent to its first ack, and node alone to its end, ${rounds} times each`);
     const acks: number[] = [];

@@ -4,10 +4,12 @@ import { join } from "node:path";
 import { buildAgent } from "../build-agent.ts";
 import { ROOT } from "../lab/lab.ts";
 
-/** The agent as hosts run it: bundled from the present sources, with the flags of node that its unit gives. */
+/** The agent as hosts run it: bundled from the present sources, with the flags of node and the environment that its unit gives. */
 export interface Release {
   /** Arguments of node before the sub-command. */
   argv: string[];
+  /** What the unit adds to the environment, but for the path. */
+  env: Record<string, string>;
   remove(): void;
 }
 
@@ -17,5 +19,8 @@ export async function buildRelease(): Promise<Release> {
   const unit = readFileSync(join(ROOT, "scripts/install/trunkline-agent.service"), "utf8");
   const command = /^ExecStart=(.*)$/m.exec(unit)?.[1]?.split(/\s+/) ?? [];
   const flags = command.filter((word) => word.startsWith("--"));
-  return { argv: [...flags, join(dir, "agent.mjs")], remove: () => rmSync(out, { recursive: true, force: true }) };
+  const pairs = (/^Environment=(.*)$/m.exec(unit)?.[1]?.split(/\s+/) ?? []).map((pair) => pair.split("=", 2));
+  const env = Object.fromEntries(pairs.filter(([name]) => name !== "PATH"));
+  const remove = () => rmSync(out, { recursive: true, force: true });
+  return { argv: [...flags, join(dir, "agent.mjs")], env, remove };
 }
