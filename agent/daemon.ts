@@ -25,6 +25,7 @@ import { observeHost } from "./observe.ts";
 import { Prober } from "./paths.ts";
 import { Reconciler, targetOf } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
+import { StateKeeper } from "./state-keeper.ts";
 import type { StateStore } from "./state-store.ts";
 import { StatusFile } from "./status-file.ts";
 import { createSystemd, loopsAlive } from "./systemd.ts";
@@ -140,6 +141,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     clock,
     log,
     onReport(report) {
+      keeper.flush();
       log.info("state applied", { rev: report.rev, allOk: report.allOk, items: report.results.length });
       shell.input({ type: "report", ...report });
       becomeReady();
@@ -147,6 +149,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     },
     onEvents: (events) => watch.events(events),
   });
+  const keeper = new StateKeeper((state) => store.saveState(state));
   const dispatcher = new TaskDispatcher({
     log,
     loaders: {
@@ -183,8 +186,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
         return store.saveApplied(action.applied);
       case "accept": {
         const { rev, sha256 } = action.state;
-        store.saveState(action.state);
-        return reconciler.want({ rev, sha256, ...action.read });
+        reconciler.want({ rev, sha256, ...action.read });
+        return keeper.accept(action.state);
       }
       case "recheck":
         return reconciler.recheck();
@@ -261,6 +264,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       clearInterval(retrying);
       dispatcher.stop();
       reconciler.stop();
+      keeper.flush();
       watch.stop();
       prober.stop();
       shell.stop();

@@ -1,4 +1,5 @@
 import { type SpawnOptions, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 
 /** A command that could not run, failed, or took too long. Names the command and what it wrote to stderr. */
 export class ExecError extends Error {
@@ -40,6 +41,11 @@ export interface Exec {
    * @param env added to its environment
    */
   detach(argv: readonly string[], env?: Record<string, string>): Promise<number>;
+  /**
+   * A small file as the tools would see it, such as one of /proc/net; undefined when there is none. Without a prefix it
+   * costs no process, which a tool that prints the same would.
+   */
+  read(path: string): Promise<string | undefined>;
 }
 
 /**
@@ -55,7 +61,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
     return spawn(file, args, { env, ...options, shell: false });
   }
 
-  return {
+  const exec: Exec = {
     run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024 } = {}) {
       return new Promise((resolve, reject) => {
         const child = start(argv, { stdio: ["pipe", "pipe", "pipe"] });
@@ -104,5 +110,18 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         });
       });
     },
+
+    async read(path) {
+      if (prefix.length > 0) {
+        const { code, stdout } = await exec.run(["cat", "--", path], { okCodes: [0, 1] });
+        return code === 0 ? stdout : undefined;
+      }
+      try {
+        return readFileSync(path, "utf8");
+      } catch {
+        return undefined;
+      }
+    },
   };
+  return exec;
 }

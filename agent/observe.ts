@@ -5,6 +5,7 @@ import type { StateItem } from "../shared/protocol/desired-state.ts";
 import type { Observation } from "../shared/protocol/frames.ts";
 import { rangesOf } from "./drivers/cidr.ts";
 import { itemsOf } from "./drivers/driver.ts";
+import { readSetting } from "./drivers/nft.ts";
 import type { ResolverDriver } from "./drivers/resolver.ts";
 import { deniedName, EXIT_TABLE } from "./drivers/whitelist-plan.ts";
 import { parseDump } from "./drivers/wireguard-dump.ts";
@@ -106,13 +107,12 @@ async function seeDenied(exec: Exec, items: readonly StateItem[], resolver: Reso
 }
 
 async function seeConntrack(exec: Exec) {
-  const names = ["net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"];
-  const [{ stdout }, { stdout: stat }] = await Promise.all([
-    exec.run(["sysctl", "-n", ...names]),
-    exec.run(["cat", "/proc/net/stat/nf_conntrack"], { okCodes: [0, 1] }),
+  const [count = 0, max = 0, stat = ""] = await Promise.all([
+    readSetting(exec, "net.netfilter.nf_conntrack_count"),
+    readSetting(exec, "net.netfilter.nf_conntrack_max"),
+    exec.read("/proc/net/stat/nf_conntrack"),
   ]);
-  const [count, max] = stdout.trim().split(/\s+/).map(Number);
-  return { count: count ?? 0, max: max ?? 0, drops: parseConntrackDrops(stat) };
+  return { count, max, drops: parseConntrackDrops(stat) };
 }
 
 /** Flows refused or thrown out because the table was full: one line a CPU, hexadecimal, named by the first line. */
@@ -125,8 +125,8 @@ export function parseConntrackDrops(text: string): number {
 }
 
 async function seeUdp(exec: Exec) {
-  const { stdout } = await exec.run(["cat", "/proc/net/snmp", "/proc/net/snmp6"], { okCodes: [0, 1] });
-  return parseUdpErrors(stdout);
+  const [v4 = "", v6 = ""] = await Promise.all([exec.read("/proc/net/snmp"), exec.read("/proc/net/snmp6")]);
+  return parseUdpErrors(`${v4}\n${v6}`);
 }
 
 /** Datagrams the kernel took and gave to nobody, since boot, both IP versions: `Udp:` lines in pairs, `Udp6…` singly. */

@@ -1,15 +1,29 @@
+import { createHash } from "node:crypto";
 import type { StateItem } from "../shared/protocol/desired-state.ts";
-import type { Plan, Step } from "./drivers/driver.ts";
+import type { Look, Plan, Step } from "./drivers/driver.ts";
 import { sentence } from "./log.ts";
 import type { AnyDriver } from "./reconcile.ts";
 import type { RetryBook } from "./retry-book.ts";
+
+/** A driver's part of the kernel was seen to be as it should: for which part of the state, and what was refused of it. */
+interface Settled {
+  concern: string;
+  refused: Plan["refused"];
+}
+export type Ledger = Map<AnyDriver, Settled>;
 
 export interface PassContext {
   wall: number;
   mono: number;
   retries: RetryBook;
-  /** True when this pass is no longer wanted. */
-  superseded(): boolean;
+  /** `changed`: only with drivers whose part of the state is new or was not settled when they were last looked at. */
+  look: Look;
+  /** Kept from pass to pass. */
+  ledger: Ledger;
+  /** Every driver has looked. What they found and could not be settled is out of the ledger, so the next pass has it again. */
+  lookedAtAll?(): void;
+  /** True when this pass is no longer wanted; asked before a driver looks, and before something is done about it. */
+  superseded(before: "looking" | "change"): boolean;
 }
 
 export interface PassOutcome {
@@ -26,11 +40,14 @@ export interface PassOutcome {
 /** Stands in {@link PassOutcome.errors} for all that no item asks for and that could not be taken away. */
 export const REMOVAL = "removal";
 
-type Planned = { driver: AnyDriver; step: Step; key: string };
+type Planned = { driver: AnyDriver; concern: string; step: Step; key: string };
+
+/** How often changes are made in one pass: what the first bring to light is seen to at once. */
+const ROUNDS = 2;
 
 /**
- * One pass: plan with every driver, make the steps in order, then plan again with the drivers that changed something.
- * What the second plan still asks for failed, whatever the command said.
+ * One pass: plan with the drivers to look with, make the steps in order, then plan again with those that changed something.
+ * What the second plan still asks for failed, whatever the command said; what is new in it is made in a second round.
  */
 export async function runPass(
   drivers: readonly AnyDriver[],
@@ -38,20 +55,35 @@ export async function runPass(
   context: PassContext,
 ): Promise<PassOutcome | "superseded"> {
   const outcome: PassOutcome = { errors: new Map(), done: [], failed: [], waiting: 0 };
-  const planned = await planAll(drivers, items, context, outcome);
-  const touched = new Set<AnyDriver>();
+  let planned = await planAll(drivers, items, context, outcome);
+  for (let round = 1; round <= ROUNDS && planned !== "superseded" && planned.length > 0; round++)
+    planned = await make(planned, items, context, outcome);
+  if (planned === "superseded") return planned;
+  // There is no end to it: the next pass, soon, takes care of what is left.
+  for (const { step, key } of planned) fail(outcome, context, key, step, `verify: ${step.what}`);
+  return outcome;
+}
+
+/** Makes steps and verifies them. Gives the steps that nobody asked for before. */
+async function make(
+  planned: readonly Planned[],
+  items: readonly StateItem[],
+  context: PassContext,
+  outcome: PassOutcome,
+): Promise<Planned[] | "superseded"> {
+  const touched = new Map<AnyDriver, string>();
   const tried: Planned[] = [];
   const failedKeys = new Set<string>();
   for (const entry of planned) {
-    if (context.superseded()) return "superseded";
-    const { driver, step, key } = entry;
+    if (context.superseded("change")) return "superseded";
+    const { driver, concern, step, key } = entry;
     const waiting = context.retries.waiting(key, context.mono);
     if (waiting !== undefined) {
       outcome.waiting += 1;
       blameStep(outcome, step, waiting);
       continue;
     }
-    touched.add(driver);
+    touched.set(driver, concern);
     tried.push(entry);
     try {
       await driver.apply(step);
@@ -60,13 +92,13 @@ export async function runPass(
       fail(outcome, context, key, step, sentence(error));
     }
   }
-  const left = new Map<string, Step>();
-  for (const driver of touched) {
-    if (context.superseded()) return "superseded";
-    for (const entry of await planOne(driver, items, context, outcome)) left.set(entry.key, entry.step);
+  const left = new Map<string, Planned>();
+  for (const [driver, concern] of touched) {
+    if (context.superseded("change")) return "superseded";
+    for (const entry of await planOne(driver, concern, items, context, outcome)) left.set(entry.key, entry);
   }
   for (const { step, key } of tried) {
-    const still = left.get(key);
+    const still = left.get(key)?.step;
     left.delete(key);
     if (failedKeys.has(key)) continue;
     if (still) fail(outcome, context, key, still, `verify: still so after the change: ${still.what}`);
@@ -75,11 +107,8 @@ export async function runPass(
       outcome.done.push(step);
     }
   }
-  // Something new turned up behind what was made: the next pass, soon, takes care of it.
-  for (const [key, step] of left)
-    if (context.retries.waiting(key, context.mono) === undefined)
-      fail(outcome, context, key, step, `verify: ${step.what}`);
-  return outcome;
+  const fresh = [...left.values()].filter(({ key }) => context.retries.waiting(key, context.mono) === undefined);
+  return fresh.sort((a, b) => a.step.order - b.step.order);
 }
 
 async function planAll(
@@ -87,23 +116,41 @@ async function planAll(
   items: readonly StateItem[],
   context: PassContext,
   outcome: PassOutcome,
-): Promise<Planned[]> {
+): Promise<Planned[] | "superseded"> {
   const all: Planned[] = [];
-  for (const driver of drivers) all.push(...(await planOne(driver, items, context, outcome)));
+  for (const driver of drivers) {
+    const concern = concernOf(driver, items, context.wall);
+    const settled = context.ledger.get(driver);
+    if (context.look === "changed" && settled?.concern === concern) {
+      refuse(outcome, settled.refused);
+      continue;
+    }
+    if (context.superseded("looking")) return "superseded";
+    all.push(...(await planOne(driver, concern, items, context, outcome)));
+  }
+  if (context.look === "all") context.lookedAtAll?.();
   context.retries.keepOnly(new Set([...all.map((p) => p.key), ...drivers.map((d) => d.name)]));
   return all.sort((a, b) => a.step.order - b.step.order);
+}
+
+/** A thousand items are many bytes to keep and compare. */
+function concernOf(driver: AnyDriver, items: readonly StateItem[], now: number): string {
+  const part = driver.concern ? driver.concern(items, now) : items.filter((item) => driver.types.includes(item.type));
+  return createHash("sha256").update(JSON.stringify(part)).digest("base64");
 }
 
 /** A driver that can't even look fails all its items, and no other driver's. */
 async function planOne(
   driver: AnyDriver,
+  concern: string,
   items: readonly StateItem[],
   context: PassContext,
   outcome: PassOutcome,
 ): Promise<Planned[]> {
   let plan: Plan;
+  context.ledger.delete(driver);
   try {
-    plan = driver.plan(await driver.observe(items), items, context.wall);
+    plan = driver.plan(await driver.observe(items, context.look), items, context.wall);
   } catch (error) {
     const own = items
       .filter((item) => driver.types.includes(item.type) && (driver.serves?.(item) ?? true))
@@ -116,8 +163,13 @@ async function planOne(
     return [];
   }
   context.retries.succeeded(driver.name);
-  for (const { item, error } of plan.refused) outcome.errors.set(item, error);
-  return plan.steps.map((step) => ({ driver, step, key: keyOf(driver, step) }));
+  refuse(outcome, plan.refused);
+  if (plan.steps.length === 0) context.ledger.set(driver, { concern, refused: plan.refused });
+  return plan.steps.map((step) => ({ driver, concern, step, key: keyOf(driver, step) }));
+}
+
+function refuse(outcome: PassOutcome, refused: Plan["refused"]): void {
+  for (const { item, error } of refused) outcome.errors.set(item, error);
 }
 
 /** The same trouble has the same key in the next pass, so that its back-off goes on. */

@@ -4,7 +4,7 @@ import type { Clock } from "./clock.ts";
 import type { Driver, Step } from "./drivers/driver.ts";
 import { nextExpiry } from "./drivers/wireguard-plan.ts";
 import { type Log, sentence } from "./log.ts";
-import { REMOVAL, runPass } from "./reconcile-pass.ts";
+import { type Ledger, REMOVAL, runPass } from "./reconcile-pass.ts";
 import { RetryBook } from "./retry-book.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: each driver's own types meet only inside that driver.
@@ -44,18 +44,24 @@ export interface ReconcilerDeps {
   onEvents(events: HostEvent[]): void;
 }
 
-/** How often the kernel is compared with what it should hold. */
+/** How often the whole kernel is compared with what it should hold. */
 const DRIFT_MS = 10_000;
 const ERROR_MAX = 500;
 
 /**
  * Brings the kernel to the newest state and keeps it there: one pass at a time, looking at what the kernel really
- * holds. A pass is cut short when a newer state arrives.
+ * holds. A new state is a matter of the drivers whose part of it is new; every few seconds all of them look. A pass is cut
+ * short when a newer state arrives.
  */
 export class Reconciler {
   readonly #deps: ReconcilerDeps;
   readonly #retries: RetryBook;
+  readonly #ledger: Ledger = new Map();
+  /** Monotonic ms when all drivers are due to look. */
+  #lookAllAt = Number.NEGATIVE_INFINITY;
   #target: Target | undefined;
+  /** Of the last pass that was not cut short. */
+  #passed: Target | undefined;
   #settledFor: Target | undefined;
   #reported = "";
   #asked = false;
@@ -85,9 +91,10 @@ export class Reconciler {
     this.#wake.abort();
   }
 
-  /** Look again now and report, whatever the outcome was before. */
+  /** Look at everything again now and report, whatever the outcome was before. */
   recheck(): void {
     this.#asked = true;
+    this.#lookAllAt = Number.NEGATIVE_INFINITY;
     this.#wake.abort();
   }
 
@@ -117,7 +124,7 @@ export class Reconciler {
   #sleepMs(): number {
     const { clock } = this.#deps;
     const now = clock.wall();
-    const due = [now + DRIFT_MS];
+    const due = [now + this.#lookAllAt - clock.mono()];
     // Counted from when the last pass looked at the clock: what expired while it ran is due at once.
     const expiry = this.#target && nextExpiry(this.#target.items, this.#lookedAt);
     if (expiry !== undefined) due.push(expiry);
@@ -129,13 +136,24 @@ export class Reconciler {
   async #pass(target: Target): Promise<void> {
     const { drivers, clock, log, onEvents, onReport } = this.#deps;
     this.#lookedAt = clock.wall();
+    const mono = clock.mono();
+    const late = mono - this.#lookAllAt;
+    // A new state goes first, but a host whose state changes all the time is looked at as a whole too.
+    const starved = late >= DRIFT_MS;
+    const newer = () => this.#target !== target || this.#stopped;
     const outcome = await runPass(drivers, target.items, {
       wall: this.#lookedAt,
-      mono: clock.mono(),
+      mono,
       retries: this.#retries,
-      superseded: () => this.#target !== target || this.#stopped,
+      look: starved || (late >= 0 && target === this.#passed) ? "all" : "changed",
+      ledger: this.#ledger,
+      superseded: (before) => newer() && !(starved && before === "looking"),
+      lookedAtAll: () => {
+        this.#lookAllAt = mono + DRIFT_MS;
+      },
     });
     if (outcome === "superseded") return;
+    this.#passed = target;
     const { errors, done, failed } = outcome;
     for (const step of done) log.info("kernel changed", { what: step.what });
     for (const { what, error } of failed) log.warn("a change failed and will be tried again", { what, error });

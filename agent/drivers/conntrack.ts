@@ -1,4 +1,5 @@
 import type { Exec } from "../exec.ts";
+import { readSetting } from "./nft.ts";
 
 /** A UDP flow as conntrack sees it: who it was sent to, and who answers. */
 export interface Flow {
@@ -40,6 +41,17 @@ function parseFlows(text: string): Flow[] {
   return text.split("\n").flatMap((line) => parseFlow(line) ?? []);
 }
 
+/** Below this many flows all are listed, and above this many ports too: each listing walks the kernel's whole table. */
+const FEW_FLOWS = 4096;
+const MANY_PORTS = 8;
+
+/** The UDP flows sent to some ports, and maybe others. */
+export async function listFlowsOf(exec: Exec, ports: ReadonlySet<number> | "all"): Promise<Flow[]> {
+  const all = ports === "all" || ports.size > MANY_PORTS;
+  if (all || ((await readSetting(exec, "net.netfilter.nf_conntrack_count")) ?? 0) <= FEW_FLOWS) return listFlows(exec);
+  return (await Promise.all([...ports].map((port) => listFlows(exec, port)))).flat();
+}
+
 /** All UDP flows, or those sent to one port. */
 export async function listFlows(exec: Exec, port?: number): Promise<Flow[]> {
   const filter = port === undefined ? [] : ["--orig-port-dst", String(port)];
@@ -51,11 +63,5 @@ export async function listFlows(exec: Exec, port?: number): Promise<Flow[]> {
 export async function forgetFlow(exec: Exec, flow: Flow): Promise<Flow[]> {
   const argv = ["conntrack", "-D", "-p", "udp", "--orig-src", flow.source, "--orig-dst", flow.address];
   argv.push("--orig-port-src", String(flow.sourcePort), "--orig-port-dst", String(flow.port));
-  return parseFlows((await exec.run(argv, { okCodes: [0, 1] })).stdout);
-}
-
-/** Forgets every flow that was sent to one port. Gives what they were. */
-export async function forgetPort(exec: Exec, port: number): Promise<Flow[]> {
-  const argv = ["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(port)];
   return parseFlows((await exec.run(argv, { okCodes: [0, 1] })).stdout);
 }

@@ -24,6 +24,12 @@ export interface Plan<S extends Step = Step> {
 }
 
 /**
+ * `all`: everything is read anew, which is how drift is found. `changed`: the items are new and the kernel held the old ones
+ * when it was last looked at, so that what both have in common need not be read.
+ */
+export type Look = "all" | "changed";
+
+/**
  * Keeps one kind of thing in the kernel equal to the desired items. Verifying is observing and planning again: an item
  * is verified when no step names it any more.
  */
@@ -33,8 +39,13 @@ export interface Driver<Seen = unknown, S extends Step = Step> {
   readonly types: readonly StateItem["type"][];
   /** Where several drivers share a type: which of its items are this one's. Default: all. */
   serves?(item: StateItem): boolean;
+  /**
+   * The part of a state that its plan depends on, as JSON could hold it. While that stays the same, and the kernel was seen
+   * to hold it, a new state is no reason to look again. Default: its items.
+   */
+  concern?(items: readonly StateItem[], now: number): unknown;
   /** Reads what the kernel really holds. Changes nothing. */
-  observe(items: readonly StateItem[]): Promise<Seen>;
+  observe(items: readonly StateItem[], look?: Look): Promise<Seen>;
   /** Pure: the least change that makes the kernel hold exactly what `items` (the whole state) ask of this driver. */
   plan(seen: Seen, items: readonly StateItem[], now: number): Plan<S>;
   /** Makes one step true. Throws with a sentence; the step's items then count as failed and are tried again later. */

@@ -12,19 +12,16 @@ function kernel(values: Record<string, number>, locked: readonly string[] = []) 
   const writes: string[] = [];
   const exec: Exec = {
     async run(argv) {
-      const [, flag, ...rest] = argv;
-      if (flag === "-e")
-        return {
-          code: 0,
-          stdout: rest.flatMap((n) => (n in values ? [`${n} = ${values[n]}\n`] : [])).join(""),
-          stderr: "",
-        };
-      const [name = "", value] = (rest[1] ?? "").split("=");
+      const [name = "", value] = (argv[3] ?? "").split("=");
       writes.push(name);
       if (!locked.includes(name)) values[name] = Number(value);
       return { code: 0, stdout: "", stderr: "" };
     },
     detach: async () => 0,
+    async read(path) {
+      const name = path.replace("/proc/sys/", "").replaceAll("/", ".");
+      return name in values ? `${values[name]}\n` : undefined;
+    },
   };
   const said: unknown[] = [];
   const log = { info() {}, error() {}, warn: (_: string, fields?: object) => void said.push(fields) };

@@ -3,6 +3,7 @@ import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
 import type { Log } from "../log.ts";
 import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
+import { readSetting } from "./nft.ts";
 
 /** Wanted kernel settings: at least `atLeast`, or exactly `exactly`. */
 export type Limit = { atLeast: number } | { exactly: number };
@@ -42,6 +43,7 @@ export type LimitStep = Step & { kind: string; value: number };
 export class LimitsDriver implements Driver<Map<string, number>, LimitStep> {
   readonly name = "limits";
   readonly types = [] as const;
+  readonly concern = (items: readonly StateItem[]) => items.length > 0;
   readonly #exec: Exec;
   readonly #log: Log;
   readonly #limits: Record<string, Limit>;
@@ -79,8 +81,7 @@ export class LimitsDriver implements Driver<Map<string, number>, LimitStep> {
 
   /** Those that exist here. */
   async #read(names: readonly string[]): Promise<Map<string, number>> {
-    if (names.length === 0) return new Map();
-    const { stdout } = await this.#exec.run(["sysctl", "-e", ...names], { okCodes: [0, 1, 255] });
-    return new Map([...stdout.matchAll(/^(\S+) = (\d+)$/gm)].map(([, name = "", value]) => [name, Number(value)]));
+    const values = await Promise.all(names.map((name) => readSetting(this.#exec, name)));
+    return new Map(names.flatMap((name, i) => (values[i] === undefined ? [] : [[name, values[i]] as const])));
   }
 }

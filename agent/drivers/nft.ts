@@ -27,12 +27,21 @@ export class NftTable {
   readonly #store: FingerprintStore;
   /** Sets whose elements are compared by value and changed one by one; all else is in the fingerprint. */
   readonly #managed: (set: string) => boolean;
+  readonly #checkFirst: boolean;
 
-  constructor(name: string, exec: Exec, store: FingerprintStore, managed: (set: string) => boolean) {
+  /** @param checkFirst has nft look through each text before it is loaded (`nft -c`) */
+  constructor(
+    name: string,
+    exec: Exec,
+    store: FingerprintStore,
+    managed: (set: string) => boolean,
+    { checkFirst = false } = {},
+  ) {
     this.name = name;
     this.#exec = exec;
     this.#store = store;
     this.#managed = managed;
+    this.#checkFirst = checkFirst;
   }
 
   /** What the kernel holds, or null when there is no such table. */
@@ -52,25 +61,21 @@ export class NftTable {
 
   /** Replaces the whole table in one transaction: packets see the old table or the new one, never none. */
   async replace(text: string, withElements: string): Promise<void> {
-    await load(this.#exec, `table ip ${this.name}\ndelete table ip ${this.name}\n${withElements}`);
+    await this.change(`table ip ${this.name}\ndelete table ip ${this.name}\n${withElements}`);
     const listing = await this.list();
     if (!listing) throw new Error(`table ip ${this.name} was loaded and is not there`);
     this.#store.saveFingerprint(this.name, fingerprint(text, listing));
   }
 
+  /** One transaction: nothing is loaded when any part of it is wrong. */
   async change(commands: string): Promise<void> {
-    await load(this.#exec, commands);
+    if (this.#checkFirst) await this.#exec.run(["nft", "-c", "-f", "-"], { stdin: commands });
+    await this.#exec.run(["nft", "-f", "-"], { stdin: commands, timeoutMs: 30_000 });
   }
 
   async remove(): Promise<void> {
-    await load(this.#exec, `table ip ${this.name}\ndelete table ip ${this.name}\n`);
+    await this.change(`table ip ${this.name}\ndelete table ip ${this.name}\n`);
   }
-}
-
-/** One transaction, checked first: nothing is loaded when any part of it is wrong. */
-async function load(exec: Exec, text: string): Promise<void> {
-  await exec.run(["nft", "-c", "-f", "-"], { stdin: text });
-  await exec.run(["nft", "-f", "-"], { stdin: text, timeoutMs: 30_000 });
 }
 
 function fingerprint(text: string, listing: TableListing): string {
@@ -99,10 +104,16 @@ export function readListing(json: string, managed: (set: string) => boolean): Ta
   return { shape, elements };
 }
 
+/** A kernel setting by its name as sysctl has it; undefined when this kernel has none, or it is no number. */
+export async function readSetting(exec: Exec, name: string): Promise<number | undefined> {
+  const text = (await exec.read(`/proc/sys/${name.replaceAll(".", "/")}`))?.trim();
+  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
+}
+
 /** Turns on IPv4 forwarding in this network namespace, which relays and exits can't do without. */
 export const forwarding = {
   async isOn(exec: Exec): Promise<boolean> {
-    return (await exec.run(["sysctl", "-n", "net.ipv4.ip_forward"])).stdout.trim() === "1";
+    return (await readSetting(exec, "net.ipv4.ip_forward")) === 1;
   },
   async turnOn(exec: Exec): Promise<void> {
     await exec.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);

@@ -1,18 +1,20 @@
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
-import { type Flow, forgetFlow, forgetPort, listFlows } from "./conntrack.ts";
-import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
+import { type Flow, forgetFlow, listFlowsOf } from "./conntrack.ts";
+import { type Driver, type Look, ORDER, type Plan, type Step } from "./driver.ts";
 import { localAddresses } from "./links.ts";
 import { type FingerprintStore, forwarding, NftTable } from "./nft.ts";
 import {
   elementText,
-  isStale,
+  isOurs,
   RELAY_MAP,
   RELAY_TABLE,
   type RelayWants,
   readMap,
   relayRuleset,
+  relaysOf,
   relayWants,
+  strays,
   type Target,
 } from "./relay-plan.ts";
 
@@ -33,25 +35,36 @@ export type RelayStep = Step &
     | { kind: "flows"; flows: Flow[] }
   );
 
-/** Above this many ports one listing of all flows is cheaper than one a port. */
-const MANY_PORTS = 8;
+/** Flows forgotten side by side: a walk of the kernel's table each. */
+const AT_ONCE = 4;
+
+type Ports = ReadonlySet<number> | "all";
+const NONE: Ports = new Set<number>();
 
 /**
- * Relays in the kernel: one table, one map, one rule a range. A change swaps the mapping in one transaction and then
- * forgets the flows that still follow the old one. This order leaves no moment without a mapping, in which a client's
- * keepalive would make an untranslated flow; what one made earlier is found by {@link isStale} all the same.
+ * Relays in the kernel: one table, one map, one rule a range. A change swaps the mapping in one transaction; the look after
+ * it finds the flows that still follow the old one, to be forgotten in a step of their own. This order leaves no moment
+ * without a mapping, in which a client's keepalive would make an untranslated flow; what one made earlier is found by {@link strays} all the same.
  */
 export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
   readonly name = "relay";
   readonly types = ["relay"] as const;
   readonly serves = (item: StateItem) => item.type === "relay" && item.driver === "nft";
+  readonly concern = (items: readonly StateItem[]) => relaysOf(items, "nft");
   readonly #exec: Exec;
   readonly #table: NftTable;
   /**
    * Ports whose flows are not yet known to follow the mapping: all at start (a crash between a change and its clean-up
    * leaves them behind), then those just changed, until an audit finds none that is stale.
    */
-  #doubtful: Set<number> | "all" = "all";
+  #unaudited: Ports = "all";
+  /**
+   * The same, until the next look at everything has audited them once more: a packet that was on its way through the table
+   * during the change may enter its flow only after the first audit.
+   */
+  #doubtful: Ports = "all";
+  /** In this run: a table that went leaves flows behind. */
+  #changed = false;
 
   readonly #ended: (flow: Flow) => void;
 
@@ -62,15 +75,19 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
     this.#table = new NftTable(RELAY_TABLE, exec, store, (set) => set === RELAY_MAP);
   }
 
-  async observe(items: readonly StateItem[]): Promise<RelaySeen> {
+  async observe(items: readonly StateItem[], look: Look = "all"): Promise<RelaySeen> {
     const wants = relayWants(items);
-    const listing = await this.#table.list();
     const any = wants.ranges.length + wants.singles.size > 0;
+    // Side by side: both are the kernel's work, and the flows of a change are the slower to be listed.
+    const [listing, staleFlows] = await Promise.all([
+      this.#table.list(),
+      any || this.#changed ? this.#audit(wants, look) : [],
+    ]);
     return {
       map: listing && readMap(listing.elements.get(RELAY_MAP) ?? []),
       rulesOurs: listing !== null && this.#table.isOurs(relayRuleset(wants), listing),
       forwarding: any ? await forwarding.isOn(this.#exec) : true,
-      staleFlows: listing || any ? await this.#audit(wants) : [],
+      staleFlows,
     };
   }
 
@@ -106,54 +123,53 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
         return forwarding.turnOn(this.#exec);
       case "remove":
         this.#doubt("all");
-        await this.#table.remove();
-        return this.#clean(relayWants([]));
+        return this.#table.remove();
       case "replace": {
         this.#doubt("all");
         const elements = [...step.wants.singles].map(([port, target]) => elementText(port, target));
         const text = elements.length > 0 ? `    elements = { ${elements.join(", ")} }\n` : "";
-        await this.#table.replace(relayRuleset(step.wants), relayRuleset(step.wants, text));
-        return this.#clean(step.wants);
+        return this.#table.replace(relayRuleset(step.wants), relayRuleset(step.wants, text));
       }
-      case "elements": {
-        const ports = [...new Set([...step.remove, ...step.add.keys()])];
-        this.#doubt(ports);
-        await this.#table.change(elementCommands(step));
-        // Flows of exactly these ports; every other flow is left as it is.
-        if (ports.length <= MANY_PORTS)
-          for (const port of ports) (await forgetPort(this.#exec, port)).forEach(this.#ended);
-        return;
-      }
+      case "elements":
+        this.#doubt(new Set([...step.remove, ...step.add.keys()]));
+        return this.#table.change(elementCommands(step));
       case "flows":
         return this.#forget(step.flows);
     }
   }
 
-  #doubt(ports: readonly number[] | "all"): void {
-    if (ports === "all") this.#doubtful = "all";
-    else if (this.#doubtful !== "all") this.#doubtful = new Set([...this.#doubtful, ...ports]);
+  #doubt(ports: Ports): void {
+    this.#changed = true;
+    this.#unaudited = union(this.#unaudited, ports);
+    this.#doubtful = union(this.#doubtful, ports);
   }
 
-  /** Stale flows among the doubtful ports; none found ends the doubt. */
-  async #audit(wants: RelayWants): Promise<Flow[]> {
-    const doubtful = this.#doubtful;
-    if (doubtful !== "all" && doubtful.size === 0) return [];
-    const flows: Flow[] = [];
-    if (doubtful === "all" || doubtful.size > MANY_PORTS) flows.push(...(await listFlows(this.#exec)));
-    else for (const port of doubtful) flows.push(...(await listFlows(this.#exec, port)));
-    const local = await localAddresses(this.#exec);
-    const stale = flows.filter((f) => (doubtful === "all" || doubtful.has(f.port)) && isStale(wants, f, local));
-    if (stale.length === 0 && this.#doubtful === doubtful) this.#doubtful = new Set();
-    return stale;
-  }
-
-  async #clean(wants: RelayWants): Promise<void> {
-    await this.#forget(await this.#audit(wants));
+  /** Stale flows among the ports in question; none found ends the doubt. */
+  async #audit(wants: RelayWants, look: Look): Promise<Flow[]> {
+    const [unaudited, doubtful] = [this.#unaudited, this.#doubtful];
+    const ports = look === "all" ? doubtful : unaudited;
+    if (ports !== "all" && ports.size === 0) return [];
+    const flows = await listFlowsOf(this.#exec, ports);
+    const suspects = flows.filter((f) => (ports === "all" || ports.has(f.port)) && strays(wants, f));
+    const local = suspects.every(isOurs) ? new Set<string>() : await localAddresses(this.#exec);
+    const stale = suspects.filter((f) => isOurs(f) || local.has(f.address));
+    if (stale.length > 0) return stale;
+    if (this.#unaudited === unaudited) this.#unaudited = NONE;
+    if (look === "all" && this.#doubtful === doubtful) this.#doubtful = NONE;
+    return [];
   }
 
   async #forget(flows: readonly Flow[]): Promise<void> {
-    for (const flow of flows) (await forgetFlow(this.#exec, flow)).forEach(this.#ended);
+    for (let i = 0; i < flows.length; i += AT_ONCE) {
+      const some = flows.slice(i, i + AT_ONCE);
+      for (const ended of await Promise.all(some.map((flow) => forgetFlow(this.#exec, flow))))
+        ended.forEach(this.#ended);
+    }
   }
+}
+
+function union(a: Ports, b: Ports): Ports {
+  return a === "all" || b === "all" ? "all" : new Set([...a, ...b]);
 }
 
 /** At most one step: all element changes go into one transaction. */

@@ -27,11 +27,16 @@ export interface RelayWants {
 export function relaysOf(items: readonly StateItem[], driver: RelayItem["driver"]) {
   const had: RelayItem[] = [];
   const refused: { item: string; error: string }[] = [];
-  const taken: RelayItem[] = [];
+  const singles = new Map<number, RelayItem>();
+  const ranges: RelayItem[] = [];
   for (const item of itemsOf(items, "relay")) {
     const { from, to } = item.listen;
-    const other = taken.find((t) => from <= t.listen.to && t.listen.from <= to);
-    if (!other) taken.push(item);
+    const overlaps = (t: RelayItem) => from <= t.listen.to && t.listen.from <= to;
+    // A thousand single ports must not be compared each with each.
+    const single = from === to ? singles.get(from) : [...singles.values()].find(overlaps);
+    const other = single ?? ranges.find(overlaps);
+    if (!other && from === to) singles.set(from, item);
+    else if (!other) ranges.push(item);
     if (item.driver !== driver) continue;
     if (other) refused.push({ item: item.id, error: `port_overlap: ${from}-${to} overlaps with ${other.id}` });
     else had.push(item);
@@ -106,14 +111,15 @@ export function readMap(elements: readonly unknown[]): Map<number, Target> {
   return map;
 }
 
+export const isOurs = (flow: Flow) => (flow.mark & RELAY_MARK) !== 0;
+
 /**
- * True for a flow that the table as it is would not have made: one that still goes to an earlier target, or one that
- * began before there was a mapping and that its keepalives would otherwise keep untranslated for ever.
+ * True for a flow that the table as it is would not have made, if it was sent to this host: one that still goes to an
+ * earlier target, or one that began before there was a mapping and that its keepalives would otherwise keep untranslated for
+ * ever. The latter may also be a flow that only passes through, to another host's port of the same number.
  */
-export function isStale(wants: RelayWants, flow: Flow, localAddresses: ReadonlySet<string>): boolean {
+export function strays(wants: RelayWants, flow: Flow): boolean {
   const target = targetOf(wants, flow.port);
-  const ours = (flow.mark & RELAY_MARK) !== 0;
-  if (!target) return ours;
-  if (flow.from === target.address && flow.fromPort === target.port) return false;
-  return ours || localAddresses.has(flow.address);
+  if (!target) return isOurs(flow);
+  return flow.from !== target.address || flow.fromPort !== target.port;
 }

@@ -3,6 +3,7 @@ import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
 import { childrenOf, listensOnUdp, parseUdpListeners, socketsOf, statOf } from "../proc.ts";
 import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
+import { relaysOf } from "./relay-plan.ts";
 import { DEFAULT_SOCAT, portOf, type SocatOptions, serviceOf, socatArgv, socatWants } from "./relay-socat-plan.ts";
 import { type SeenService, type Services, sameArgv } from "./services.ts";
 
@@ -36,6 +37,7 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
   readonly name = "relay-socat";
   readonly types = ["relay"] as const;
   readonly serves = (item: StateItem) => item.type === "relay" && item.driver === "socat";
+  readonly concern = (items: readonly StateItem[]) => relaysOf(items, "socat");
   readonly #exec: Exec;
   readonly #services: Services;
   readonly #options: SocatOptions;
@@ -54,8 +56,8 @@ export class RelaySocatDriver implements Driver<SocatSeen, SocatStep> {
     const services = await this.#services.list(serviceOf(""));
     const seen: SocatSeen = { relays: new Map(), taken: new Map() };
     if (wants.size === 0 && services.length === 0) return seen;
-    const { stdout } = await this.#exec.run(["cat", "/proc/net/udp"]);
-    const held = Map.groupBy(parseUdpListeners(stdout), (socket) => socket.port);
+    const sockets = parseUdpListeners((await this.#exec.read("/proc/net/udp")) ?? "");
+    const held = Map.groupBy(sockets, (socket) => socket.port);
     for (const service of services) {
       const port = portOf(service.name);
       const own = (service.pid === null ? undefined : socketsOf(service.pid)) ?? new Set<string>();

@@ -6,7 +6,7 @@ import { isListedDomain } from "../../shared/protocol/values.ts";
 import { writeDurable } from "../durable-file.ts";
 import type { Exec } from "../exec.ts";
 import { listensOnUdp, statOf } from "../proc.ts";
-import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
+import { type Driver, itemsOf, ORDER, type Plan, type Step } from "./driver.ts";
 import { ResolverBook } from "./resolver-book.ts";
 import * as plan from "./resolver-plan.ts";
 import { addAddresses, type NamedAddress, readAddresses, removeAddresses } from "./resolver-set.ts";
@@ -44,6 +44,10 @@ export class ResolverDriver implements Driver<ResolverSeen, ResolverStep> {
   readonly name = "resolver";
   readonly types = ["whitelist"] as const;
   readonly serves = (item: StateItem) => item.type === "whitelist" && item.domains.length > 0;
+  readonly concern = (items: readonly StateItem[]) => [
+    itemsOf(items, "whitelist"),
+    itemsOf(items, "wireguard").map(({ interface: tunnel, address }) => [tunnel, address]),
+  ];
   readonly #exec: Exec;
   readonly #services: Services;
   readonly #dir: string;
@@ -71,10 +75,7 @@ export class ResolverDriver implements Driver<ResolverSeen, ResolverStep> {
     const services = await this.#services.list(plan.serviceOf(""));
     const named = items.flatMap((item) => (item.type === "whitelist" && this.serves(item) ? [item.interface] : []));
     const seen: ResolverSeen = { hostServers: [], tunnels: new Map() };
-    if (named.length > 0)
-      seen.hostServers = plan.nameserversOf(
-        (await this.#exec.run(["cat", "/etc/resolv.conf"], { okCodes: [0, 1] })).stdout,
-      );
+    if (named.length > 0) seen.hostServers = plan.nameserversOf((await this.#exec.read("/etc/resolv.conf")) ?? "");
     for (const tunnel of new Set([...named, ...services.map(({ name }) => name.slice(plan.serviceOf("").length))])) {
       // The set first: what is in it by now is in the log by the time that is read.
       const held = await this.#held(tunnel);

@@ -1,7 +1,7 @@
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import type { Exec } from "../exec.ts";
 import { mergeRanges, type Range, readRanges, sameRanges } from "./cidr.ts";
-import { type Driver, ORDER, type Plan, type Step } from "./driver.ts";
+import { type Driver, itemsOf, ORDER, type Plan, type Step } from "./driver.ts";
 import { defaultInterface } from "./links.ts";
 import { type FingerprintStore, forwarding, NftTable } from "./nft.ts";
 import { addAddresses, readAddresses } from "./resolver-set.ts";
@@ -30,12 +30,16 @@ export type WhitelistStep = Step &
 export class WhitelistDriver implements Driver<WhitelistSeen, WhitelistStep> {
   readonly name = "whitelist";
   readonly types = ["whitelist"] as const;
+  readonly concern = (items: readonly StateItem[]) => [
+    itemsOf(items, "whitelist"),
+    itemsOf(items, "wireguard").map(({ interface: tunnel, mtu }) => [tunnel, mtu]),
+  ];
   readonly #exec: Exec;
   readonly #table: NftTable;
 
   constructor(exec: Exec, store: FingerprintStore) {
     this.#exec = exec;
-    this.#table = new NftTable(EXIT_TABLE, exec, store, (set) => /^(wl4|dom4)_/.test(set));
+    this.#table = new NftTable(EXIT_TABLE, exec, store, (set) => /^(wl4|dom4)_/.test(set), { checkFirst: true });
   }
 
   async observe(items: readonly StateItem[]): Promise<WhitelistSeen> {

@@ -2,10 +2,10 @@ import { existsSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StateItem, WireguardItem } from "../../shared/protocol/desired-state.ts";
 import { type Exec, ExecError } from "../exec.ts";
-import { type Driver, itemsOf, type Plan } from "./driver.ts";
-import { listLinks } from "./links.ts";
+import { type Driver, itemsOf, type Look, type Plan } from "./driver.ts";
+import { type Link, listLinks } from "./links.ts";
 import { parseDump, type SeenWireguard } from "./wireguard-dump.ts";
-import { planWireguard, type WireguardSeen, type WireguardStep } from "./wireguard-plan.ts";
+import { livePeers, planWireguard, type WireguardSeen, type WireguardStep } from "./wireguard-plan.ts";
 
 export interface WireguardDeps {
   exec: Exec;
@@ -26,20 +26,37 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
   readonly types = ["wireguard"] as const;
   readonly #deps: WireguardDeps;
   readonly #systemd: boolean;
+  /** The links as last read, while no step of ours changed one, and the state they were read for. */
+  #read: { links: Map<string, Link>; shape: string } | undefined;
 
   constructor(deps: WireguardDeps) {
     this.#deps = deps;
     this.#systemd = deps.systemd ?? existsSync("/run/systemd/system");
   }
 
-  async observe(items: readonly StateItem[]): Promise<WireguardSeen> {
-    const { exec, store, publicKey } = this.#deps;
+  /** A peer whose time has run out changes what is wanted, although the items stay the same. */
+  concern(items: readonly StateItem[], now: number): unknown {
+    return itemsOf(items, "wireguard").map((item) => [item, livePeers(item, now).length]);
+  }
+
+  async observe(items: readonly StateItem[], look: Look = "all"): Promise<WireguardSeen> {
+    const { store, publicKey } = this.#deps;
     const ours = store.interfaces();
-    const links = new Map((await listLinks(exec)).map((link) => [link.name, link]));
-    const tunnels = new Map<string, SeenWireguard | null>();
-    for (const name of new Set([...ours, ...itemsOf(items, "wireguard").map((item) => item.interface)]))
-      if (links.has(name)) tunnels.set(name, await this.show(name));
-    return { links, tunnels, ours, publicKey };
+    const names = new Set([...ours, ...itemsOf(items, "wireguard").map((item) => item.interface)]);
+    const [links, ...shown] = await Promise.all([
+      names.size === 0 ? new Map<string, Link>() : this.#links(items, look),
+      ...[...names].map(async (name) => [name, await this.show(name)] as const),
+    ]);
+    return { links, tunnels: new Map(shown.filter(([name]) => links.has(name))), ours, publicKey };
+  }
+
+  /** Another peer does not change the link: it is read again only where something of the link itself is new. */
+  async #links(items: readonly StateItem[], look: Look): Promise<Map<string, Link>> {
+    const shape = JSON.stringify(itemsOf(items, "wireguard").map((item) => [item.interface, item.address, item.mtu]));
+    if (look === "changed" && this.#read?.shape === shape) return this.#read.links;
+    const links = new Map((await listLinks(this.#deps.exec)).map((link) => [link.name, link]));
+    this.#read = { links, shape };
+    return links;
   }
 
   /** One tunnel without its private key, or null when nobody answers for it. */
@@ -53,6 +70,7 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
   }
 
   async apply(step: WireguardStep): Promise<void> {
+    if (step.kind !== "set") this.#read = undefined;
     switch (step.kind) {
       case "create":
         return this.#create(step.item, step.peerArgs);

@@ -141,7 +141,7 @@ describe("states", () => {
     const results = [{ item: "r", ok: true }];
     const report = { type: "report", rev: 1, sha256, results, allOk: true } as const;
     const actions = bench.input(report);
-    expect(types(actions)).toEqual(["saveApplied", "send"]);
+    expect(types(actions)).toEqual(["send", "saveApplied"]);
     expect(sent(actions)).toEqual([{ t: "ack", rev: 1, sha256, results }]);
     bench.frame(bench.state(2, items));
     expect(sent(bench.input(report))).toEqual([]);

@@ -330,13 +330,14 @@ export class LinkSession {
   #report(report: Extract<SessionInput, { type: "report" }>): SessionAction[] {
     const { rev, sha256, results, allOk } = report;
     const actions: SessionAction[] = [];
+    // A report on a state that has been replaced meanwhile says nothing the control plane waits for.
+    const current = this.#accepted?.rev === rev && this.#accepted.sha256 === sha256;
+    if (this.#phase === "linked" && current) actions.push({ type: "send", frame: { t: "ack", rev, sha256, results } });
+    // After the ack, which need not wait for a disk: a crash in between costs the next link a state it has.
     if (allOk && (this.#applied?.rev !== rev || this.#applied.sha256 !== sha256)) {
       this.#applied = { rev, sha256 };
       actions.push({ type: "saveApplied", applied: this.#applied });
     }
-    // A report on a state that has been replaced meanwhile says nothing the control plane waits for.
-    const current = this.#accepted?.rev === rev && this.#accepted.sha256 === sha256;
-    if (this.#phase === "linked" && current) actions.push({ type: "send", frame: { t: "ack", rev, sha256, results } });
     return actions;
   }
 }

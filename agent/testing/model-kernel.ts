@@ -1,5 +1,6 @@
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
 import { type Driver, itemsOf, type Plan, type Step } from "../drivers/driver.ts";
+import { livePeers } from "../drivers/wireguard-plan.ts";
 
 /** A kernel that holds relays by port, and can be made to fail in the ways kernels do. */
 export interface ModelKernel {
@@ -18,6 +19,8 @@ export interface ModelKernel {
   onPlan: (now: number) => void;
   tries: Map<number, number>;
   writes: number;
+  /** How often each driver looked, by name. */
+  looks: Map<string, number>;
   mend(): void;
 }
 
@@ -32,6 +35,7 @@ export function newKernel(): ModelKernel {
     onPlan() {},
     tries: new Map(),
     writes: 0,
+    looks: new Map(),
     mend() {
       this.broken.clear();
       this.lies.clear();
@@ -47,15 +51,29 @@ export class ModelDriver implements Driver<ReadonlyMap<number, string>, ModelSte
   readonly types = ["relay"] as const;
   readonly name: string;
   readonly #kernel: ModelKernel;
+  readonly #mine: (port: number) => boolean;
 
-  constructor(name: string, kernel: ModelKernel) {
+  /** @param mine which ports of the kernel are this driver's */
+  constructor(name: string, kernel: ModelKernel, mine: (port: number) => boolean = () => true) {
     this.name = name;
     this.#kernel = kernel;
+    this.#mine = mine;
+  }
+
+  serves(item: StateItem): boolean {
+    return item.type === "relay" && this.#mine(item.listen.from);
+  }
+
+  /** Its own items; and of tunnels, which it has none of, who may use them now. */
+  concern(items: readonly StateItem[], now: number): unknown {
+    const live = itemsOf(items, "wireguard").map((item) => livePeers(item, now).length);
+    return [itemsOf(items, "relay").filter((item) => this.serves(item)), live];
   }
 
   async observe(): Promise<ReadonlyMap<number, string>> {
+    this.#kernel.looks.set(this.name, (this.#kernel.looks.get(this.name) ?? 0) + 1);
     if (this.#kernel.blind) throw new Error("can't look");
-    return new Map(this.#kernel.held);
+    return new Map([...this.#kernel.held].filter(([port]) => this.#mine(port)));
   }
 
   plan(seen: ReadonlyMap<number, string>, items: readonly StateItem[], now: number): Plan<ModelStep> {
@@ -64,7 +82,7 @@ export class ModelDriver implements Driver<ReadonlyMap<number, string>, ModelSte
     const steps: ModelStep[] = [];
     const refused: { item: string; error: string }[] = [];
     const wanted = new Map<number, string>();
-    for (const item of itemsOf(items, "relay"))
+    for (const item of itemsOf(items, "relay").filter((item) => this.serves(item)))
       if (this.#kernel.refused.has(item.listen.from)) refused.push({ item: item.id, error: "never: not on this host" });
       else wanted.set(item.listen.from, item.id);
     for (const [port, id] of wanted)

@@ -59,6 +59,10 @@ export class ModelHostDriver implements Driver<Kernel, ModelStep> {
     this.#work = work;
   }
 
+  concern(items: readonly StateItem[], now: number): Thing[] {
+    return thingsOf(items, now);
+  }
+
   async observe(): Promise<Kernel> {
     await this.#work.work();
     return new Map(this.#work.kernel);

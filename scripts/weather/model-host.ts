@@ -3,7 +3,8 @@ import { type Keys, sha256OfCanonical, signer, verifier } from "../../agent/keys
 import { LinkSession } from "../../agent/link/session.ts";
 import type { SessionAction, SessionInput } from "../../agent/link/session-types.ts";
 import { Reconciler, type Report, targetOf } from "../../agent/reconcile.ts";
-import { StateStore } from "../../agent/state-store.ts";
+import { StateKeeper } from "../../agent/state-keeper.ts";
+import { type KeptState, StateStore } from "../../agent/state-store.ts";
 import { Watch } from "../../agent/watch.ts";
 import type { Id } from "../../shared/ids.ts";
 import type { EnrolResponse, HostRole } from "../../shared/protocol/enrolment.ts";
@@ -132,6 +133,7 @@ class AgentProcess {
   readonly #host: ModelHost;
   readonly #watch: Watch;
   readonly #startedAt: number;
+  readonly #keeper = new StateKeeper((state) => this.#save(state));
   #socket: NearSocket | undefined;
   #callOff = () => {};
   #dead = false;
@@ -230,8 +232,8 @@ class AgentProcess {
       case "accept": {
         const before = this.store.state()?.rev ?? -1;
         if (action.state.rev < before) this.#host.faults.push(`accepted ${action.state.rev} after ${before}`);
-        this.store.saveState(action.state);
-        return this.reconciler.want({ rev: action.state.rev, sha256: action.state.sha256, ...action.read });
+        this.reconciler.want({ rev: action.state.rev, sha256: action.state.sha256, ...action.read });
+        return this.#keeper.accept(action.state);
       }
       case "recheck":
         return this.reconciler.recheck();
@@ -268,7 +270,19 @@ class AgentProcess {
     this.#socket?.send(JSON.stringify(frame));
   }
 
+  /** A process that dies before the next turn has not written it. */
+  #save(state: KeptState): void {
+    if (this.#dead) return;
+    try {
+      this.store.saveState(state);
+    } catch (error) {
+      if (!(error instanceof Crash)) throw error;
+      this.#host.crashed();
+    }
+  }
+
   #reported(report: Report): void {
+    if (!this.#dead) this.#keeper.flush();
     if (this.#dead) return;
     if (report.allOk) this.#host.setup.verified.add(`${report.rev}:${report.sha256}`);
     this.input({ type: "report", ...report });

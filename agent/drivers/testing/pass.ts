@@ -5,8 +5,8 @@ import { RetryBook } from "../../retry-book.ts";
 
 /** One reconcile pass with real drivers, without the loop around it. */
 export async function pass(drivers: AnyDriver[], items: StateItem[], wall = Date.now()): Promise<PassOutcome> {
-  const retries = new RetryBook();
-  const outcome = await runPass(drivers, items, { wall, mono: 0, retries, superseded: () => false });
+  const kept = { retries: new RetryBook(), ledger: new Map() };
+  const outcome = await runPass(drivers, items, { ...kept, wall, mono: 0, look: "all", superseded: () => false });
   if (outcome === "superseded") throw new Error("a pass nobody superseded");
   return outcome;
 }
