@@ -83,6 +83,7 @@ export class FakeAgent {
       capabilities: [],
       applied,
       accepted,
+      understands: this.understands,
     }));
     link.clockOffsetMs = this.clockOffsetMs;
     link.onState = (state) => {

@@ -90,7 +90,10 @@ test("the pass-through lets in hosts it knows, and leads to the control plane on
         ({ stdout }) => stdout,
         () => "refused",
       );
-    expect(await get(exit.host, `http://${privateAddress}:51822/readyz`)).toBe("200");
+    // The forward host's agent was restarted just now.
+    await poll(async () => (await get(exit.host, `http://${privateAddress}:51822/readyz`)) === "200", {
+      ...{ what: "the pass-through to answer", timeoutMs: 30_000, everyMs: 200 },
+    });
     const stranger = lab.clients[0] as LabHost;
     expect(await get(stranger, `http://${address}:51822/readyz`)).toBe("refused");
     // Named as another site in the request, it is still the control plane that answers.

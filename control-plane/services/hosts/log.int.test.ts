@@ -217,6 +217,7 @@ test("the link shows since when it is up and for how long nothing was heard; a s
   h.clock.advance(20_000);
   expect((await get(`/hosts/${id}`)).link).toEqual({
     online: true,
+    via: null,
     since: joinedAt,
     lastSeenAt: joinedAt,
     silentMs: 20_000,
