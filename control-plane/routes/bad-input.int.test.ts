@@ -26,6 +26,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /healthz": { who: "anyone" },
   "GET /readyz": { who: "anyone" },
   "GET /metrics": { who: "anyone" },
+  "GET /metrics/hosts": { who: "admin" },
   "GET /openapi.json": { who: "anyone" },
   "GET /audit": { who: "admin" },
   "GET /jobs": { who: "admin" },

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { AppError } from "../../shared/errors.ts";
 import { idSchema } from "../../shared/ids.ts";
 import { auditView, listAudit } from "../services/audit/list.ts";
+import { hostMetrics } from "../services/hosts/metrics.ts";
 import { jobStateSchema, jobView, listJobs, retryJob } from "../services/jobs/jobs.ts";
 import { pageQuery, pageView } from "../services/views.ts";
 import { requireMetricsToken } from "./authenticate.ts";
@@ -46,6 +47,15 @@ export const operationRoutes = new Hono<Env>()
       if (rendered === undefined) throw new AppError("not_found", "This process keeps no metrics.");
       return c.body(rendered.text, 200, { "content-type": rendered.contentType });
     },
+  )
+  .get(
+    "/metrics/hosts",
+    route({
+      access: "hosts:read",
+      summary: "Prometheus metrics of the hosts; an API token scrapes them",
+      produces: "text/plain",
+    }),
+    async (c) => c.text(await hostMetrics(contextOf(c)), 200, { "content-type": "text/plain; version=0.0.4" }),
   )
   .get(
     "/audit",

@@ -109,6 +109,7 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "GET /hosts/:hostId/log",
     "GET /hosts/:hostId/paths",
     "GET /lines/:lineId/diagnosis",
+    "GET /metrics/hosts",
     "GET /pairs",
     "GET /releases",
     "GET /rollouts",
