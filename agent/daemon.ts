@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { systemClock } from "./clock.ts";
 import type { AgentConfig } from "./config.ts";
@@ -32,6 +33,7 @@ import { createSystemd, loopsAlive } from "./systemd.ts";
 import { TaskDispatcher } from "./tasks/dispatch.ts";
 import { TaskError, type TaskRunner } from "./tasks/types.ts";
 import { TrafficBook } from "./traffic.ts";
+import { TunnelCounts } from "./tunnel-counts.ts";
 import { OPT, RELEASE_KEYS } from "./upgrade/files.ts";
 import { Watch } from "./watch.ts";
 
@@ -88,6 +90,12 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     : new DetachedServices(exec, servicesDir);
   const book = new TrafficBook(bootId(), store.traffic(), (kept) => store.saveTraffic(kept));
   const traffic = new RelayTraffic(exec, services, book);
+  const counts = new TunnelCounts(
+    store.tunnelCounts(),
+    (lives) => store.saveTunnelCounts(lives),
+    () => randomBytes(8).toString("hex"),
+    clock.wall,
+  );
   const resolver = new ResolverDriver(exec, services, store.path("resolver"));
   const drivers = [
     new LimitsDriver(exec, log),
@@ -99,6 +107,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       store,
       keyFile: store.wireguardKeyFile,
       publicKey: keys.wireguard?.publicKey ?? null,
+      counts,
     }),
     resolver,
     new UplinkDriver(getUplink),
@@ -144,6 +153,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       keeper.flush();
       log.info("state applied", { rev: report.rev, allOk: report.allOk, items: report.results.length });
       shell.input({ type: "report", ...report });
+      // After the acknowledgement: the last counts of what this state removed are nowhere else.
+      counts.save();
       becomeReady();
       told();
     },
@@ -232,7 +243,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
   });
   const watch = new Watch({
     clock,
-    look: () => observeHost({ exec, log, traffic, resolver }, reconciler.target?.items ?? []),
+    look: () => observeHost({ exec, log, traffic, counts, resolver }, reconciler.target?.items ?? []),
     send: (frame) => shell.input({ type: "send", frame }),
     linked: () => session.phase === "linked",
   });

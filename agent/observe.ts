@@ -12,6 +12,7 @@ import { parseDump } from "./drivers/wireguard-dump.ts";
 import type { Exec } from "./exec.ts";
 import { type Log, sentence } from "./log.ts";
 import type { RelayTraffic } from "./relay-traffic.ts";
+import type { TunnelCounts } from "./tunnel-counts.ts";
 
 /** How often the host is looked at. */
 export const OBSERVE_MS = 15_000;
@@ -43,21 +44,23 @@ export interface HostEyes {
   exec: Exec;
   log: Log;
   traffic: RelayTraffic;
+  counts: TunnelCounts;
   resolver?: ResolverDriver;
 }
 
 /** What the host sees now, for the items it has. A part that can't be read is left out and logged. */
 export async function observeHost(eyes: HostEyes, items: readonly StateItem[]): Promise<Observation> {
-  const { exec, log, traffic, resolver } = eyes;
+  const { exec, log, traffic, counts, resolver } = eyes;
   const [wireguard, relays, whitelist, conntrack, udp] = await Promise.all([
-    part(log, "wireguard", () => seeTunnels(exec, items)),
+    part(log, "wireguard", () => seeTunnels(exec, items, counts)),
     part(log, "relays", () => traffic.look(items)),
-    part(log, "whitelist", () => seeDenied(exec, items, resolver)),
+    part(log, "whitelist", () => seeDenied(exec, items, resolver, counts)),
     part(log, "conntrack", () => seeConntrack(exec)),
     part(log, "udp", () => seeUdp(exec)),
   ]);
   const load1 = Math.round((loadavg()[0] ?? 0) * 10) / 10;
-  const values: Observation = { load1, memoryUsedBytes: memoryUsed() };
+  const values: Observation = { load1, memoryUsedBytes: memoryUsed(), ...counts.told() };
+  counts.save();
   if (wireguard && wireguard.length > 0) values.wireguard = wireguard;
   if (relays && relays.length > 0) values.relays = relays;
   if (whitelist && whitelist.length > 0) values.whitelist = whitelist;
@@ -75,12 +78,15 @@ async function part<T>(log: Log, name: string, see: () => Promise<T>): Promise<T
   }
 }
 
-async function seeTunnels(exec: Exec, items: readonly StateItem[]) {
+async function seeTunnels(exec: Exec, items: readonly StateItem[], counts: TunnelCounts) {
   const seen: NonNullable<Observation["wireguard"]> = [];
   for (const { interface: name } of itemsOf(items, "wireguard")) {
+    const ticket = counts.ticket();
     const { code, stdout } = await exec.run(["wg", "show", name, "dump"], { okCodes: [0, 1] });
     if (code !== 0) continue;
-    const peers = parseDump(stdout).peers.map(({ publicKey, endpoint, lastHandshakeAt, rxBytes, txBytes }) => {
+    const dump = parseDump(stdout).peers;
+    counts.peers(ticket, name, dump, items);
+    const peers = dump.map(({ publicKey, endpoint, lastHandshakeAt, rxBytes, txBytes }) => {
       return { publicKey, endpoint, lastHandshakeAt, rxBytes, txBytes };
     });
     seen.push({ interface: name, peers });
@@ -88,7 +94,12 @@ async function seeTunnels(exec: Exec, items: readonly StateItem[]) {
   return seen;
 }
 
-async function seeDenied(exec: Exec, items: readonly StateItem[], resolver: ResolverDriver | undefined) {
+async function seeDenied(
+  exec: Exec,
+  items: readonly StateItem[],
+  resolver: ResolverDriver | undefined,
+  counts: TunnelCounts,
+) {
   const whitelists = itemsOf(items, "whitelist");
   if (whitelists.length === 0) return [];
   const { code, stdout } = await exec.run(["nft", "-j", "list", "counters", "table", "ip", EXIT_TABLE], {
@@ -99,8 +110,9 @@ async function seeDenied(exec: Exec, items: readonly StateItem[], resolver: Reso
   const denied = new Map(entries.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets] as const] : [])));
   const seen: NonNullable<Observation["whitelist"]> = [];
   for (const item of whitelists) {
-    const names = resolver?.serves(item) ? await resolver.count(item.interface) : {};
+    const names = resolver?.serves(item) ? await resolver.count(item.interface) : undefined;
     const deniedPackets = denied.get(deniedName(item.interface)) ?? 0;
+    counts.denied(item.interface, deniedPackets, names?.deniedNames);
     seen.push({ item: item.id, deniedPackets, entries: rangesOf(item.cidrs).length, ...names });
   }
   return seen;

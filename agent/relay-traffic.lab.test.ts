@@ -15,6 +15,7 @@ import { observeHost } from "./observe.ts";
 import type { AnyDriver } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
 import { type Traffic, TrafficBook } from "./traffic.ts";
+import { TunnelCounts } from "./tunnel-counts.ts";
 
 const [HOST, A] = ["10.1.0.1", "10.2.0.2"];
 const BURST = join(import.meta.dirname, "drivers/testing/udp-burst.ts");
@@ -136,7 +137,20 @@ test("datagrams a full socket buffer cost are seen, and the whole observation is
   ]);
   await expect.poll(async () => (await host.exec(["ss", "-Hunl", "sport = :7000"])).stdout).not.toBe("");
   const udp = async () => {
-    const seen = await observeHost({ exec, log, traffic }, []);
+    const seen = await observeHost(
+      {
+        exec,
+        log,
+        traffic,
+        counts: new TunnelCounts(
+          null,
+          () => {},
+          () => "",
+          Date.now,
+        ),
+      },
+      [],
+    );
     expect(observationSchema.parse(seen)).toEqual(seen);
     return seen.udp?.rcvbufErrors ?? -1;
   };

@@ -9,6 +9,7 @@ import { makePrivateDir, parseJson, type ReadResult, readJson, writeDurable } fr
 import { type Keys, keysSchema, sha256OfCanonical } from "./keys.ts";
 import { type Log, sentence } from "./log.ts";
 import { type Traffic, trafficSchema } from "./traffic.ts";
+import { tunnelCountsSchema } from "./tunnel-counts.ts";
 
 /** Which host we are, and whose commands we take. */
 const enrolmentSchema = z.object({
@@ -187,6 +188,14 @@ export class StateStore {
 
   saveTraffic(traffic: Traffic): void {
     this.#keep("traffic.json", traffic);
+  }
+
+  tunnelCounts(): z.infer<typeof tunnelCountsSchema> | null {
+    return this.#read("tunnel-counts.json", tunnelCountsSchema);
+  }
+
+  saveTunnelCounts(lives: Readonly<z.infer<typeof tunnelCountsSchema>>): void {
+    this.#keep("tunnel-counts.json", lives);
   }
 
   /** Names of the network interfaces this agent made. Nothing else is ever removed. */

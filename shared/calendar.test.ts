@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { propertySeed } from "../control-plane/testing/note.ts";
-import { addMonths, anchorDayOf, daysInMonth, toBusinessDate } from "./calendar.ts";
+import { addMonths, anchorDayOf, businessDay, daysInMonth, shiftDay, toBusinessDate } from "./calendar.ts";
 
 const DAY_MS = 86_400_000;
 /** Midnight of a day in +08:00. */
@@ -61,4 +61,11 @@ test("a renewal of a months and then of b ends where one of a + b does", () => {
     ),
     { seed: propertySeed("renewals"), numRuns: 2000 },
   );
+});
+
+test("a business day begins at 16:00 UTC, and days are stepped over months and leap years", () => {
+  expect(businessDay(shanghai(2026, 2, 1))).toBe("2026-02-01");
+  expect(businessDay(shanghai(2026, 2, 1) - 1)).toBe("2026-01-31");
+  expect(shiftDay("2028-02-28", 1)).toBe("2028-02-29");
+  expect(shiftDay("2026-01-01", -1)).toBe("2025-12-31");
 });

@@ -18,6 +18,16 @@ export function toBusinessDate(at: number): BusinessDate {
   };
 }
 
+/** The day in +08:00 an instant falls on, as `2026-11-22`. Such days sort as text. */
+export function businessDay(at: number): string {
+  return new Date(at + OFFSET_MS).toISOString().slice(0, 10);
+}
+
+/** The day so many days after (before, where negative) another. */
+export function shiftDay(day: string, days: number): string {
+  return new Date(Date.parse(day) + days * DAY_MS).toISOString().slice(0, 10);
+}
+
 export function daysInMonth(year: number, month: number): number {
   return new Date(Date.UTC(year, month, 0)).getUTCDate();
 }

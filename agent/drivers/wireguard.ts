@@ -2,6 +2,7 @@ import { existsSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StateItem, WireguardItem } from "../../shared/protocol/desired-state.ts";
 import { type Exec, ExecError } from "../exec.ts";
+import type { TunnelCounts } from "../tunnel-counts.ts";
 import { type Driver, itemsOf, type Look, type Plan } from "./driver.ts";
 import { type Link, listLinks } from "./links.ts";
 import { parseDump, type SeenWireguard } from "./wireguard-dump.ts";
@@ -14,6 +15,8 @@ export interface WireguardDeps {
   /** File with our private key, for `wg set … private-key FILE`; the key itself is in no argv. */
   keyFile: string;
   publicKey: string | null;
+  /** Told of every look, and so of a peer's last count before it is removed. */
+  counts?: Pick<TunnelCounts, "ticket" | "peers">;
   /** Where systemd runs, a userspace tunnel gets a unit of its own: in our control group it would die with us. */
   systemd?: boolean;
 }
@@ -40,14 +43,17 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
   }
 
   async observe(items: readonly StateItem[], look: Look = "all"): Promise<WireguardSeen> {
-    const { store, publicKey } = this.#deps;
+    const { store, publicKey, counts } = this.#deps;
     const ours = store.interfaces();
+    const ticket = counts?.ticket() ?? 0;
     const names = new Set([...ours, ...itemsOf(items, "wireguard").map((item) => item.interface)]);
     const [links, ...shown] = await Promise.all([
       names.size === 0 ? new Map<string, Link>() : this.#links(items, look),
       ...[...names].map(async (name) => [name, await this.show(name)] as const),
     ]);
-    return { links, tunnels: new Map(shown.filter(([name]) => links.has(name))), ours, publicKey };
+    const tunnels = new Map(shown.filter(([name]) => links.has(name)));
+    this.#count(ticket, items, tunnels);
+    return { links, tunnels, ours, publicKey };
   }
 
   /** Another peer does not change the link: it is read again only where something of the link itself is new. */
@@ -57,6 +63,15 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
     const links = new Map((await listLinks(this.#deps.exec)).map((link) => [link.name, link]));
     this.#read = { links, shape };
     return links;
+  }
+
+  #count(ticket: number, items: readonly StateItem[], tunnels: ReadonlyMap<string, SeenWireguard | null>): void {
+    const names = new Set([...tunnels.keys(), ...itemsOf(items, "wireguard").map((item) => item.interface)]);
+    for (const name of names) {
+      const seen = tunnels.get(name);
+      // Nobody answers: not a word about what its peers have counted.
+      if (seen !== null) this.#deps.counts?.peers(ticket, name, seen?.peers, items);
+    }
   }
 
   /** One tunnel without its private key, or null when nobody answers for it. */

@@ -123,6 +123,10 @@ function keepTime(hub: LinkHub, rollouts: ReturnType<typeof rolloutDriver>, log:
       guarded("rollouts", () => rollouts.turn()),
       1_000,
     ),
+    setInterval(
+      guarded("line usage", () => hub.flushUsage()),
+      10_000,
+    ),
   ];
   return () => {
     for (const timer of timers) clearInterval(timer);

@@ -10,7 +10,7 @@ import { TaskCarrier } from "./task-carrier.ts";
 
 /**
  * Reaches hosts for the rules (the `Fleet` port), by the links of this process and by the bus. The composition root calls
- * `tick` every second, `sweep` every few, `flushSeen` every ten.
+ * `tick` every second, `sweep` every few, `flushSeen` and `flushUsage` every ten.
  */
 export class LinkHub implements Fleet {
   #ports: Ports | undefined;
@@ -87,6 +87,10 @@ export class LinkHub implements Fleet {
 
   flushSeen(): Promise<void> {
     return this.#links.flushSeen();
+  }
+
+  flushUsage(): Promise<void> {
+    return this.#links.flushUsage();
   }
 
   /** Cancels what this process asked of hosts, and says goodbye to those linked here. */

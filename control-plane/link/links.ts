@@ -5,6 +5,7 @@ import type { Ports } from "../ports/index.ts";
 import { type Context, systemContext } from "../services/context.ts";
 import { recordHostEvent, recordNeedsUpgrade, recordSuperseded } from "../services/hosts/events.ts";
 import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
+import { UsageQueue } from "../services/usage/queue.ts";
 import { failedItems } from "./applied-waiters.ts";
 import { Gate } from "./gate.ts";
 import { identify, loadState } from "./identify.ts";
@@ -28,6 +29,7 @@ export class Links {
   readonly #all = new Set<Link>();
   readonly #joined = new Map<Id<"hst">, Link>();
   readonly #gate = new Gate(HELLOS_AT_ONCE);
+  readonly #usage = new UsageQueue();
   #draining = false;
 
   constructor(clock: LinkClock, listener: LinkListener) {
@@ -107,6 +109,11 @@ export class Links {
   joinedElsewhere(hostId: Id<"hst">, epoch: number): void {
     const link = this.#joined.get(hostId);
     if (link?.hello !== undefined && link.hello.epoch < epoch) this.#supersede(link, hostId);
+  }
+
+  /** Writes what lines used since the last call, as their exits told it, in one batch. */
+  flushUsage(): Promise<void> {
+    return this.#usage.flush(this.#ctx);
   }
 
   /** Writes the signs of life since the last call, in one batch. */
@@ -197,7 +204,9 @@ export class Links {
       if (drift > 0) ctx.ports.metrics.count("drift_repaired", { role: link.role }, drift);
       for (const event of action.events) ctx.ports.log.warn("host event", { hostId: hello.hostId, ...event });
       if (!(await observe(ctx, hello.hostId, hello.epoch, action.values, action.events)))
-        this.#run(link, link.session.close("superseded"));
+        return this.#run(link, link.session.close("superseded"));
+      const session = { epoch: hello.epoch, at: this.#clock.wall(), clockOffsetMs: link.clockOffsetMs ?? 0 };
+      this.#usage.add(hello.hostId, session, action.values);
     }
   }
 

@@ -15,7 +15,9 @@ import {
   listLineTokens,
   revokeLineToken,
 } from "../services/lines/tokens.ts";
+import { lineUpdate, updateLine } from "../services/lines/update.ts";
 import { lineDetailView, lineView } from "../services/lines/views.ts";
+import { readUsage, usageQuery, usageView } from "../services/usage/read.ts";
 import { pageQuery, pageView } from "../services/views.ts";
 import { contextOf, type Env, input, route } from "./define.ts";
 
@@ -45,6 +47,20 @@ export const lineRoutes = new Hono<Env>()
     }),
     input("param", lineParam),
     async (c) => c.json(await diagnoseLine(contextOf(c), c.req.valid("param").lineId)),
+  )
+  .get(
+    "/lines/:lineId/usage",
+    route({ access: "lines:read", summary: "Bytes and refusals of a line, day by day in +08:00", answer: usageView }),
+    input("param", lineParam),
+    input("query", usageQuery),
+    async (c) => c.json(await readUsage(contextOf(c), c.req.valid("param").lineId, c.req.valid("query"))),
+  )
+  .patch(
+    "/lines/:lineId",
+    route({ access: "lines:write", summary: "Set the MTU of a line's tunnel", answer: lineView }),
+    input("param", lineParam),
+    input("json", lineUpdate),
+    async (c) => c.json(await updateLine(contextOf(c), c.req.valid("param").lineId, c.req.valid("json"))),
   )
   .post(
     "/lines/:lineId/tokens",

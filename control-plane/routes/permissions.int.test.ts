@@ -22,6 +22,7 @@ const HOLDERS: Readonly<Record<Permission, string>> = {
   "orders:write": "customer",
   "lines:use": "customer",
   "lines:read": "customer support admin",
+  "lines:write": "customer support admin",
   "users:read": "support finance admin",
   "hosts:read": "support admin",
   "jobs:read": "support admin",
@@ -75,7 +76,8 @@ const ROUTES: Readonly<Partial<Record<Access, string[]>>> = {
     "POST /quotes",
   ],
   "orders:read": ["GET /orders", "GET /orders/:orderId"],
-  "lines:read": ["GET /lines", "GET /lines/:lineId", "GET /lines/:lineId/connections"],
+  "lines:read": ["GET /lines", "GET /lines/:lineId", "GET /lines/:lineId/connections", "GET /lines/:lineId/usage"],
+  "lines:write": ["PATCH /lines/:lineId"],
   "lines:use": ["DELETE /lines/:lineId/tokens/:tokenId", "GET /lines/:lineId/tokens", "POST /lines/:lineId/tokens"],
   "line-or-user": ["DELETE /connections/:connectionId", "POST /connections"],
   "line-or-reader": [

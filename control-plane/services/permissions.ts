@@ -10,6 +10,7 @@ const CUSTOMER = [
   "orders:write",
   "wallet:read",
   "lines:read",
+  "lines:write",
   "lines:use",
 ] as const;
 
@@ -21,6 +22,7 @@ const SUPPORT = [
   "orders:read",
   "wallet:read",
   "lines:read",
+  "lines:write",
   "users:read",
   "hosts:read",
   "jobs:read",

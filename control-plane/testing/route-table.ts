@@ -170,6 +170,7 @@ export async function makeThings(h: Harness): Promise<Things> {
       "POST /quotes": { priceId: PRICE_ID, chargeType: "month", periods: 1 },
       "POST /orders": { quoteId: order?.quoteId, serviceTypeIds: [SERVICE_TYPE] },
       "POST /orders/:orderId/pay": { channel: "balance" },
+      "PATCH /lines/:lineId": { mtu: 1380 },
       "POST /lines/:lineId/tokens": { name: "phone" },
       "POST /connections": { lineId, clientPublicKey: key32(h) },
       "POST /lines/:lineId/pings": { count: 1 },

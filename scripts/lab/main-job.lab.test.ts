@@ -216,6 +216,75 @@ describe("operators", () => {
   });
 });
 
+describe("a line's use", () => {
+  /** Over all days: a test that runs over midnight in Shanghai is right too. */
+  async function usedSoFar() {
+    const { items } = await admin.get(`/lines/${lines[0]?.id}/usage`);
+    const sum = (name: string): number => items.reduce((n: number, day: Answer) => n + day[name], 0);
+    return { up: sum("upBytes"), down: sum("downBytes"), denied: sum("deniedPackets") };
+  }
+
+  check(
+    "is what its exit's peers moved, over a killed agent and a replaced connection, and shows its client",
+    async () => {
+      const exit = exits.find((e) => e.host.address === lines[0]?.eip);
+      if (exit === undefined) throw new Error("no such exit");
+      /** What the peer on the exit has counted: received from the client, sent to it. */
+      const transfer = async () => {
+        const { stdout } = await exit.host.ns.exec(["wg", "show", "tl0", "transfer"]);
+        const [, rx = 0, tx = 0] = stdout.trim().split("\t").map(Number);
+        return { rx, tx };
+      };
+      const download = async (host: LabHost, bytes: number) => {
+        const got = await httpGet(host, `http://${WEB_LISTED}/bytes/${bytes}`, {
+          discardBody: true,
+          timeoutMs: 60_000,
+        });
+        expect(got.bytes).toBe(bytes);
+      };
+      const startedAt = Date.now();
+      const first = await connect(0);
+      const before = await usedSoFar();
+      await download(client(), 20_000_000);
+      await exit.agent.kill9();
+      await download(client(), 10_000_000);
+      exit.agent.start();
+      await untilInSync(admin, exit.id, { since: Date.now(), timeoutMs: 60_000 });
+      await httpGet(client(), "http://192.0.2.81/", { timeoutMs: 2_000 });
+      // Replaced right after it moved something: nobody has looked since, but for the driver that removes it.
+      await download(client(), 10_000_000);
+      const old = await transfer();
+      const second = await connect(0, other());
+      await download(other(), 5_000_000);
+      const now = await transfer();
+      expect(now.tx).toBeLessThan(old.tx);
+      const moved = { up: old.rx + now.rx, down: old.tx + now.tx };
+      const all = await poll(
+        async () => {
+          const so = await usedSoFar();
+          return so.down - before.down >= moved.down ? so : undefined;
+        },
+        { what: `${moved.down} bytes in the line's use`, timeoutMs: 60_000, everyMs: 250 },
+      );
+      const used = { up: all.up - before.up, down: all.down - before.down, denied: all.denied - before.denied };
+      say(`line's use: ${used.down} bytes down of ${moved.down} on the exit's peers, ${used.up} up of ${moved.up}`);
+      expect(moved.down).toBeGreaterThan(45_000_000);
+      // Keepalives and what the old client still had under way came after the peers were read.
+      expect(used.down / moved.down).toBeLessThan(1.02);
+      expect(used.up / moved.up).toBeGreaterThan(0.98);
+      expect(used.up / moved.up).toBeLessThan(1.02);
+      expect(used.denied).toBeGreaterThan(0);
+      const line = await admin.get(`/lines/${lines[0]?.id}`);
+      expect(Date.parse(line.clientLastSeenAt)).toBeGreaterThan(startedAt - 2_000);
+      expect(line.connection).toMatchObject({ id: second.id });
+      expect(line.connection.downBytes).toBeGreaterThan(5_000_000);
+      expect(line.connection.downBytes).toBeLessThan(8_000_000);
+      await first.tunnel.down();
+      await second.tunnel.down();
+    },
+  );
+});
+
 describe("without a control plane", () => {
   check("rebooted hosts carry traffic again from their last good state", async () => {
     const { tunnel } = await connect(0);

@@ -108,6 +108,22 @@ export const pathProbeSchema = z.object({
 });
 export type PathProbe = z.infer<typeof pathProbeSchema>;
 
+// Far below where adding one to a sum of such counts is no longer exact.
+const total = z
+  .number()
+  .int()
+  .nonnegative()
+  .max(2 ** 50);
+/** Names one count of one host, from its first byte to its last. Its figures only grow. */
+const life = z.string().regex(/^[0-9a-f]{16}$/);
+const peerUsage = z.object({
+  life,
+  publicKey: key32Schema,
+  /** What the exit received from the client, and sent to it, with WireGuard's own. */
+  rxBytes: total,
+  txBytes: total,
+});
+
 /** What the host sees. Each member is sent only when it changed since the last frame of this session; a present member is whole. */
 export const observationSchema = z.object({
   wireguard: z
@@ -154,6 +170,15 @@ export const observationSchema = z.object({
     )
     .max(16)
     .optional(),
+  /** What peers moved and whitelists refused so far, over resets of the kernel's counters. */
+  usage: z
+    .object({
+      peers: z.array(peerUsage.extend({ lastHandshakeAt: z.number().nullable() })).max(1024),
+      denied: z.array(z.object({ life, packets: total, names: total })).max(16),
+    })
+    .optional(),
+  /** The final figures of the peers removed last. */
+  usageEnded: z.array(peerUsage).max(64).optional(),
   /** `drops`: flows refused or thrown out because the table was full, since boot. */
   conntrack: z
     .object({ count: z.number().int(), max: z.number().int(), drops: z.number().int().optional() })

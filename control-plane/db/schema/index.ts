@@ -3,3 +3,4 @@ export * from "./network.ts";
 export * from "./orders.ts";
 export * from "./rollouts.ts";
 export * from "./tasks.ts";
+export * from "./usage.ts";

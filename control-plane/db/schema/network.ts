@@ -237,6 +237,8 @@ export const lines = sqliteTable(
     state: text({ enum: LINE_STATES }).notNull(),
     exitHostId: id("hst").references(() => hosts.id),
     eip: text(),
+    /** Of its tunnel, both ends; null is what every tunnel has. */
+    mtu: integer(),
     createdAt: instant().notNull(),
   },
   (t) => [
@@ -329,6 +331,8 @@ export const connections = sqliteTable(
     uniqueIndex("connections_line").on(t.lineId).where(sql`state = 'active'`),
     index("connections_recent").on(t.forwardHostId, t.closedAt),
     index("connections_by_line").on(t.lineId, t.id),
+    // Whose usage a peer's is.
+    index("connections_by_peer").on(t.exitHostId, t.clientPublicKey, t.id),
   ],
 );
 

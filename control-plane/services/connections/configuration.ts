@@ -25,8 +25,9 @@ const OWN_KEY = "<your private key>";
 /** The configuration of an active connection. Throws `conflict` when it is closed. */
 export async function clientConfiguration(ports: Ports, connectionId: Id<"con">) {
   const [row] = await ports.db.read
-    .select({ connection: t.connections, pair: t.pairs, serverPublicKey: t.hosts.wireguardPublicKey })
+    .select({ connection: t.connections, pair: t.pairs, serverPublicKey: t.hosts.wireguardPublicKey, mtu: t.lines.mtu })
     .from(t.connections)
+    .innerJoin(t.lines, eq(t.lines.id, t.connections.lineId))
     .innerJoin(t.pairs, eq(t.pairs.id, t.connections.pairId))
     .innerJoin(t.hosts, eq(t.hosts.id, t.connections.exitHostId))
     .where(eq(t.connections.id, connectionId));
@@ -35,7 +36,7 @@ export async function clientConfiguration(ports: Ports, connectionId: Id<"con">)
   const configuration: ClientConfiguration = {
     address: TUNNEL.clientAddress,
     dns: [...ports.settings.clientDns],
-    mtu: TUNNEL.mtu,
+    mtu: row.mtu ?? TUNNEL.mtu,
     serverPublicKey: row.serverPublicKey,
     endpoint: `${row.pair.boardingAddress}:${row.connection.port}`,
     allowedIps: ["0.0.0.0/0"],

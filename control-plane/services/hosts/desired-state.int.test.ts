@@ -29,6 +29,7 @@ import { deleteAccountWhitelist, putAccountWhitelist } from "../accounts/whiteli
 import { putServiceType } from "../catalogue/put.ts";
 import { closeConnection } from "../connections/close.ts";
 import { openConnection } from "../connections/open.ts";
+import { updateLine } from "../lines/update.ts";
 import { payOrder } from "../orders/pay.ts";
 import { creditWallet } from "../wallet/credit.ts";
 import { desiredState } from "./desired-state.ts";
@@ -93,6 +94,7 @@ type Command =
   | { do: "report"; host: number; what: "join" | "leave" | "ack" | "observe" }
   | { do: "life"; host: number; other: number; what: "drain" | "resume" | "retire" | "replace" }
   | { do: "own whitelist"; n: number }
+  | { do: "mtu"; line: number; mtu: number | null }
   | { do: "hosts up" };
 
 const PATCHES = {
@@ -157,6 +159,14 @@ const command: fc.Arbitrary<Command> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("own whitelist" as const), n }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("mtu" as const),
+      line: n,
+      mtu: fc.option(fc.integer({ min: 1280, max: 1420 })),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("hosts up" as const) }) },
 );
 
@@ -224,6 +234,9 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
     if (c.n % 3 === 0) await deleteAccountWhitelist(ctx, who.id);
     else
       await putAccountWhitelist(ctx, who.id, { cidrs: [`198.51.${c.n % 5}.0/24`], domains: [`n${c.n % 3}.example`] });
+  } else if (c.do === "mtu") {
+    const line = pick(await db.select().from(t.lines), c.line);
+    if (line !== undefined) await updateLine(who.ctx, line.id, { mtu: c.mtu });
   } else if (c.do === "enrol") {
     const { token } = await createEnrolmentToken(ctx, {
       role: c.role,

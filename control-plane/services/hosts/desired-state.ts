@@ -129,7 +129,7 @@ async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
       interface: TUNNEL.interface,
       listenPort: host.wireguardPort,
       address: TUNNEL.exitAddress,
-      mtu: TUNNEL.mtu,
+      mtu: line.mtu ?? TUNNEL.mtu,
       peers: peers.map((connection) => ({
         publicKey: connection.clientPublicKey,
         allowedIps: [TUNNEL.clientAddress],

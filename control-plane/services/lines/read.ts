@@ -3,6 +3,7 @@ import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Context, visibleOwner } from "../context.ts";
+import { usageNow } from "../usage/read.ts";
 import { type PageQuery, page } from "../views.ts";
 import { viewLine } from "./views.ts";
 
@@ -21,7 +22,11 @@ export async function getLine(ctx: Context, id: Id<"lin">) {
     .from(t.lineServiceTypes)
     .where(eq(t.lineServiceTypes.lineId, id))
     .orderBy(asc(t.lineServiceTypes.serviceTypeId));
-  const view = { ...viewLine(row.line, row.resource), serviceTypeIds: types.map((type) => type.id) };
+  const view = {
+    ...viewLine(row.line, row.resource),
+    serviceTypeIds: types.map((type) => type.id),
+    ...(await usageNow(ctx, id)),
+  };
   if (owner !== undefined) return view;
   const steps = await db.select().from(t.provisionSteps).where(eq(t.provisionSteps.lineId, id));
   const order = (step: t.ProvisionStep) => t.PROVISION_STEPS.indexOf(step);

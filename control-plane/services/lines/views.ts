@@ -8,6 +8,7 @@ import {
   RESOURCE_STATES,
   type resources,
 } from "../../db/schema/index.ts";
+import { TUNNEL } from "../hosts/desired-state.ts";
 import { instantView, iso } from "../views.ts";
 
 export const resourceView = z.object({
@@ -33,12 +34,40 @@ export const lineView = z.object({
   lineType: z.enum(LINE_TYPES),
   state: z.enum(LINE_STATES),
   eip: z.string().nullable(),
+  /** Of the tunnel. */
+  mtu: z.number().int(),
   createdAt: instantView,
+});
+
+/** Up is from the client, down to it, both with WireGuard's own bytes. */
+export const usageDayView = z.object({
+  /** A day in +08:00, as `2026-11-22`. */
+  day: z.iso.date(),
+  upBytes: z.number().int(),
+  downBytes: z.number().int(),
+  /** Packets to destinations that are not on the whitelist, and questions for names that are not. */
+  deniedPackets: z.number().int(),
+  deniedNames: z.number().int(),
 });
 
 /** What operators see more of a line: its exit, and how far its provisioning has come. */
 export const lineDetailView = lineView.extend({
   serviceTypeIds: z.array(z.string()),
+  /** The client's last handshake with the exit; a client that is there makes one every two minutes. */
+  clientLastSeenAt: instantView.nullable(),
+  /** The open connection, as its exit last told; bytes are at most half a minute old. */
+  connection: z
+    .object({
+      id: idSchema("con"),
+      openedAt: instantView,
+      upBytes: z.number().int(),
+      downBytes: z.number().int(),
+      lastHandshakeAt: instantView.nullable(),
+      /** When something of the client's was last told of. */
+      lastBytesAt: instantView.nullable(),
+    })
+    .nullable(),
+  today: usageDayView,
   exitHostId: idSchema("hst").nullable().optional(),
   provisioning: z
     .array(
@@ -57,7 +86,7 @@ export function viewLine(
   line: typeof lines.$inferSelect,
   resource: typeof resources.$inferSelect,
 ): z.infer<typeof lineView> {
-  const { id, sourceRegionId, destinationRegionId, lineType, state, eip } = line;
+  const { id, sourceRegionId, destinationRegionId, lineType, state, eip, mtu } = line;
   return {
     id,
     resource: viewResource(resource),
@@ -66,6 +95,7 @@ export function viewLine(
     lineType,
     state,
     eip,
+    mtu: mtu ?? TUNNEL.mtu,
     createdAt: iso(line.createdAt),
   };
 }

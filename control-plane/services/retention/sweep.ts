@@ -1,10 +1,12 @@
 import { type SQL, sql } from "drizzle-orm";
 import type { SQLiteTable } from "drizzle-orm/sqlite-core";
+import { businessDay, shiftDay } from "../../../shared/calendar.ts";
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import type { Ports } from "../../ports/index.ts";
 import { type Context, systemContext } from "../context.ts";
 import { foldSeries } from "../paths/fold.ts";
+import { USAGE_KEEP_DAYS } from "../usage/read.ts";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -38,6 +40,10 @@ const KEEP: readonly { table: SQLiteTable; old: (now: number) => SQL }[] = [
       sql`expires_at < ${now - 30 * DAY_MS} AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.quote_id = quotes.id)`,
   },
   { table: t.pathSegments, old: (now) => sql`last_at < ${now - 7 * DAY_MS}` },
+  { table: t.lineUsage, old: (now) => sql`day < ${shiftDay(businessDay(now), -USAGE_KEEP_DAYS)}` },
+  // A peer that moved nothing for so long is long gone, and its exit tells of it no more. A whitelist's count stays: it may be
+  // told again after a year in which nothing was refused.
+  { table: t.usageMeters, old: (now) => sql`of_peer AND observed_at < ${now - USAGE_KEEP_DAYS * DAY_MS}` },
   { table: t.pathSeries, old: (now) => sql`bucket < ${now - 90 * DAY_MS}` },
 ];
 
