@@ -17,13 +17,14 @@ import { makeKeys, sha256OfCanonical, signer, verifier } from "../keys.ts";
 import { Reconciler } from "../reconcile.ts";
 import { StateStore } from "../state-store.ts";
 import { ModelDriver, newKernel } from "../testing/model-kernel.ts";
-import { relayItem } from "../testing/session-bench.ts";
+import { relayItem, SessionBench } from "../testing/session-bench.ts";
 import { LinkSession } from "./session.ts";
 import type { SessionAction } from "./session-types.ts";
 import { LinkShell } from "./shell.ts";
 
-/** How many frames: `FC_RUNS` for more. */
-const FRAMES = Number(process.env.FC_RUNS ?? 10_000);
+/** How many frames: `FC_RUNS` for more. Each over a socket is answered before the next. */
+const FRAMES = Number(process.env.FC_RUNS ?? 1000);
+const STRAIGHT = 10 * FRAMES;
 const silent = { info() {}, warn() {}, error() {} };
 const bytes = (n: number) => new Uint8Array(10).fill(n);
 const HOST = newId("hst", 1, bytes(1));
@@ -197,24 +198,36 @@ function startAgent() {
 function attack(ws: WebSocket, random: Dice, draw: () => { kind: string; data: string | Uint8Array } | undefined) {
   const welcome = { t: "welcome", session: newId("lnk", 1, bytes(5)), heartbeatMs: 15_000, silenceMs: 40_000 };
   const say = (frame: unknown) => ws.send(JSON.stringify(frame));
-  const volley = () => {
-    for (let n = 0; n < 12; n++) {
+  // One at a time: the agent answers a ping at any moment, or hangs up.
+  const volley = async () => {
+    for (let n = 0; n < 40 && ws.readyState === ws.OPEN; n++) {
       const thrown = draw();
       if (thrown === undefined) break;
+      const answered = new Promise<void>((resolve) => {
+        ws.once("close", () => resolve());
+        ws.on("message", function hear(data) {
+          if (!String(data).includes(`"pong","id":${n + 1000},`)) return;
+          ws.off("message", hear);
+          resolve();
+        });
+      });
       ws.send(thrown.data);
+      say({ t: "ping", id: n + 1000, at: 0 });
+      await answered;
     }
     // Who took it all is told goodbye, so that the next link begins.
-    say({ t: "bye", reason: "draining", reconnectAfterMs: 0 });
+    if (ws.readyState === ws.OPEN) say({ t: "bye", reason: "draining", reconnectAfterMs: 0 });
   };
   const moment = pick(["challenge", "welcome", "state", "linked", "linked", "linked"], Math.floor(random() * 6));
-  if (moment === "challenge") return volley();
+  if (moment === "challenge") {
+    void volley();
+    return;
+  }
   say({ t: "challenge", nonce: "n".repeat(32), serverTime: Date.now() });
   ws.once("message", () => {
-    if (moment === "welcome") return volley();
-    say(welcome);
-    if (moment === "state") return volley();
-    say(stateFrame(REV, GOOD));
-    volley();
+    if (moment !== "welcome") say(welcome);
+    if (moment === "linked") say(stateFrame(REV, GOOD));
+    void volley();
   });
 }
 
@@ -236,7 +249,10 @@ test("an agent in the hands of a stranger obeys nothing, forgets nothing, and se
   // First the true control plane: a state, and a task.
   let phase: "good" | "attack" | "good again" = "good";
   onLink = (ws) => {
-    if (phase === "attack") return attack(ws, random, draw);
+    if (phase === "attack") {
+      attack(ws, random, draw);
+      return;
+    }
     ws.send(JSON.stringify({ t: "challenge", nonce: "n".repeat(32), serverTime: Date.now() }));
     ws.once("message", () => {
       const welcome = { t: "welcome", session: newId("lnk", 1, bytes(5)), heartbeatMs: 15_000, silenceMs: 40_000 };
@@ -253,7 +269,7 @@ test("an agent in the hands of a stranger obeys nothing, forgets nothing, and se
 
     phase = "attack";
     for (const ws of wss.clients) ws.close();
-    await expect.poll(() => left, { timeout: 100_000, interval: 100 }).toBe(0);
+    await expect.poll(() => left, { timeout: 500_000, interval: 100 }).toBe(0);
 
     const done: Record<string, number> = {};
     for (const action of agent.performed) done[action.type] = (done[action.type] ?? 0) + 1;
@@ -272,6 +288,32 @@ test("an agent in the hands of a stranger obeys nothing, forgets nothing, and se
   } finally {
     await agent.stop();
   }
+}, 600_000);
+
+test("ten thousand more, straight to the session at every moment of its life: none throws, none is obeyed", () => {
+  const random = dice(propertySeed("frames to the session"));
+  const counts: Record<string, number> = {};
+  const moments = ["challenge", "welcome", "state", "linked"] as const;
+  for (let thrown = 0; thrown < STRAIGHT; ) {
+    const bench = new SessionBench();
+    const moment = pick(moments, Math.floor(random() * moments.length));
+    if (moment === "linked") bench.link(5, GOOD);
+    else {
+      bench.input({ type: "start" });
+      bench.input({ type: "opened" });
+      if (moment !== "challenge") bench.hello();
+      if (moment === "state") bench.welcome();
+    }
+    for (let n = 0; n < 20 && bench.session.phase !== "waiting"; n++, thrown++) {
+      const one = throwOne(random, samples, "t");
+      counts[one.kind] = (counts[one.kind] ?? 0) + 1;
+      const input =
+        typeof one.data === "string" ? { type: "text" as const, text: one.data } : { type: "binary" as const };
+      for (const action of bench.input(input)) expect(["accept", "task", "saveApplied"]).not.toContain(action.type);
+    }
+    expect(bench.session.accepted?.rev).toBe(moment === "linked" ? 5 : undefined);
+  }
+  note(`frames to the session: ${JSON.stringify(counts)}`);
 });
 
 test("frames that are too large, or no text, end the link and nothing else", async () => {
