@@ -99,7 +99,7 @@ async function bundle(entry: string, version: string): Promise<OutputFile[]> {
 }
 
 /** zod brings its messages in fifty languages, and no bundler sees that they are not used. */
-const onlyEnglish: Plugin = {
+export const onlyEnglish: Plugin = {
   name: "only-english",
   setup({ onLoad }) {
     onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({

@@ -3,7 +3,6 @@ import { jsonLog } from "../adapters/log/json.ts";
 import type { Log } from "../ports/index.ts";
 import { readEdgeEnvironment, readEnvironment } from "./config.ts";
 import { startEmbedded } from "./embedded.ts";
-import { startScaled } from "./scaled.ts";
 import type { Server } from "./server.ts";
 
 const HELP = `Usage: npm start [-- --help]
@@ -58,7 +57,11 @@ async function main(): Promise<void> {
 
 /** The profile that the environment asks for. */
 async function start(log: Log): Promise<Server> {
-  if (process.env.DATABASE_URL) return startScaled(readEdgeEnvironment(process.env), log);
+  if (process.env.DATABASE_URL) {
+    // What only this profile needs is not loaded for the other.
+    const { startScaled } = await import("./scaled.ts");
+    return startScaled(readEdgeEnvironment(process.env), log);
+  }
   const embedded = await startEmbedded(readEnvironment(process.env), log);
   if (embedded.admin !== undefined)
     process.stdout.write(

@@ -8,7 +8,7 @@ import { InProcessRunner } from "../adapters/job-runner/in-process.ts";
 import { prometheusMetrics } from "../adapters/metrics/prometheus.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
 import { directoryReleases } from "../adapters/releases/directory.ts";
-import { webcryptoSigner } from "../adapters/signer/webcrypto.ts";
+import { nodeSigner } from "../adapters/signer/node.ts";
 import { createApp } from "../app.ts";
 import { AppliedWaiters, type Delay } from "../link/applied-waiters.ts";
 import { LinkHub } from "../link/hub.ts";
@@ -64,7 +64,7 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
     log,
     metrics: prometheusMetrics(),
     passwords: scryptPasswords(random),
-    signer: await webcryptoSigner(parts.signingKey),
+    signer: await nodeSigner(parts.signingKey),
     fleet: hub,
     jobBell: runner.bell,
     cloud: staticCloud({ db, clock, random }),

@@ -1,7 +1,7 @@
 import { eq } from "drizzle-orm";
-import { fromBase64 } from "../../shared/canonical.ts";
+import { canonicalJson, fromBase64 } from "../../shared/canonical.ts";
 import type { Id } from "../../shared/ids.ts";
-import { stateSha256, stateSignedBytes } from "../../shared/protocol/desired-state.ts";
+import { stateSignedBytes } from "../../shared/protocol/desired-state.ts";
 import { type HelloFrame, helloSignedBytes } from "../../shared/protocol/frames.ts";
 import * as t from "../db/schema/index.ts";
 import { type Context, makeId } from "../services/context.ts";
@@ -61,8 +61,8 @@ export async function loadState(
 ): Promise<SignedState & { retired: boolean; withheld: string[] }> {
   const state = await desiredState(ctx.ports.db.read, hostId);
   if (state === undefined) throw new Error(`host ${hostId} is gone`);
-  const sha256 = await stateSha256(state.items);
   const { signer } = ctx.ports;
+  const sha256 = await signer.sha256(canonicalJson(state.items));
   const value = await signer.sign(stateSignedBytes({ hostId, rev: state.rev, sha256 }));
   const { rev, items, retired, withheld } = state;
   return { rev, sha256, items, signature: { keyId: signer.keyId, value }, retired, withheld };

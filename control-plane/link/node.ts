@@ -1,5 +1,6 @@
 import { upgradeWebSocket, type WebSocketServerLike } from "@hono/node-server";
 import type { Hono } from "hono";
+import type { WSEvents } from "hono/ws";
 import { type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 import { MAX_FRAME_UP } from "../../shared/protocol/frames.ts";
 import { SUBPROTOCOLS } from "../../shared/protocol/versions.ts";
@@ -30,7 +31,7 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
     route({ access: "public", summary: "The agents' WebSocket (sub-protocol trunkline.v1)" }),
     upgradeWebSocket(() => {
       let handle: ReturnType<LinkHub["accept"]> | undefined;
-      return {
+      const events: WSEvents = {
         onOpen(_event, ws) {
           const raw = ws.raw as WebSocket;
           if (!(SUBPROTOCOLS as readonly string[]).includes(raw.protocol))
@@ -47,6 +48,12 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
               setTimeout(() => raw.terminate(), 2_000).unref();
             },
           });
+          // Straight from the socket, once what came before it opened is delivered: the event made of each frame costs more
+          // than reading the frame.
+          queueMicrotask(() => {
+            delete events.onMessage;
+            raw.on("message", (data, isBinary) => handle?.message(isBinary ? "" : String(data)));
+          });
         },
         onMessage(event) {
           // Frames are text; a binary one is given to the parser as what it is not.
@@ -55,6 +62,7 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
         onClose: () => handle?.closed(),
         onError: () => handle?.closed(),
       };
+      return events;
     }),
   );
 }

@@ -275,9 +275,17 @@ test("a socket without a hello is closed after 10 s", () => {
   const b = new Bench();
   expect(b.pass(10_000)).toEqual([]);
   expect(does(b.pass(1))).toEqual(["close hello_timeout"]);
-  const slow = new Bench();
-  slow.hello();
-  expect(does(slow.pass(10_001))).toEqual(["close hello_timeout"]);
+});
+
+test("the time a hello waits to be checked is ours: the link is closed only after a minute of it, pings or not", () => {
+  const b = new Bench();
+  b.pass(9_000);
+  b.hello();
+  for (let waited = 0; waited < 60_000; waited += 10_000) {
+    expect(b.pass(10_000)).toEqual([]);
+    expect(does(b.receive({ t: "ping", id: 1, at: 0 }))).toEqual(["send pong"]);
+  }
+  expect(does(b.pass(1))).toEqual(["close hello_timeout"]);
 });
 
 test("a frame of an unknown type is counted and ignored; a known one that is wrong closes the link with a reason", () => {

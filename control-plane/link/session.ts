@@ -62,6 +62,8 @@ type Phase = "challenged" | "identifying" | "joined" | "closed";
 const ACK_TIMEOUT_MS = 60_000;
 /** How long a socket may stay without a hello. */
 const HELLO_TIMEOUT_MS = 10_000;
+/** How long checking a hello may take: in a storm most of it is waiting for our own gate, which is no fault of the host's. */
+const IDENTIFY_TIMEOUT_MS = 60_000;
 
 /**
  * The control plane's side of one link, without sockets, clocks or a database: what comes in goes through a method, what
@@ -70,7 +72,8 @@ const HELLO_TIMEOUT_MS = 10_000;
 export class ServerSession {
   readonly #nonce: string;
   #phase: Phase = "challenged";
-  #openedAt: number;
+  /** When the phase began. */
+  #since: number;
   #lastHeardAt: number;
   #lastPingAt: number;
   #pingId = 0;
@@ -89,7 +92,7 @@ export class ServerSession {
 
   constructor(nonce: string, now: number) {
     this.#nonce = nonce;
-    this.#openedAt = now;
+    this.#since = now;
     this.#lastHeardAt = now;
     this.#lastPingAt = now;
   }
@@ -119,6 +122,7 @@ export class ServerSession {
     if (this.#phase === "challenged") {
       if (frame.t !== "hello") return [{ do: "count", what: "refused_frame" }, ...this.close("bad_frame")];
       this.#phase = "identifying";
+      this.#since = now;
       this.#held = heldBy(frame);
       return [{ do: "identify", hello: frame, nonce: this.#nonce }];
     }
@@ -227,7 +231,9 @@ export class ServerSession {
   /** Time passed. Call it every second or so. */
   tick(now: number, wallNow: number): Action[] {
     if (this.#phase === "closed") return [];
-    if (this.#phase !== "joined") return now - this.#openedAt > HELLO_TIMEOUT_MS ? this.close("hello_timeout") : [];
+    if (this.#phase === "challenged") return now - this.#since > HELLO_TIMEOUT_MS ? this.close("hello_timeout") : [];
+    if (this.#phase === "identifying")
+      return now - this.#since > IDENTIFY_TIMEOUT_MS ? this.close("hello_timeout") : [];
     if (now - this.#lastHeardAt > SILENCE_MS) return this.close("silent");
     if (this.#inFlight !== undefined && now - this.#inFlight.at > ACK_TIMEOUT_MS) {
       this.#inFlight = undefined;

@@ -74,6 +74,8 @@ export interface Signer {
   readonly publicKey: string;
   /** 64 bytes in base 64. */
   sign(bytes: Uint8Array<ArrayBuffer>): Promise<string>;
+  /** SHA-256 of a text in UTF-8, lower-case hex: what a signed state is known by. */
+  sha256(text: string): Promise<string>;
 }
 
 /** That host at that revision; with `items`, only a failure of one of those counts as not applied. */

@@ -11,7 +11,7 @@ export interface Arguments {
 
 /** The sizes a bench can be told. */
 export type Numbers = Partial<Record<NumberOption, number>>;
-const NUMBER_OPTIONS = ["agents", "rounds", "seconds", "changes", "rate"] as const;
+const NUMBER_OPTIONS = ["agents", "rounds", "seconds", "changes", "rate", "sizes"] as const;
 export type NumberOption = (typeof NUMBER_OPTIONS)[number];
 
 /** A mistake of whoever runs the command. */
@@ -49,6 +49,7 @@ function parse(argv: readonly string[]) {
         seconds: number,
         changes: number,
         rate: number,
+        sizes: number,
       },
     });
   } catch (error) {

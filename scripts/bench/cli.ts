@@ -17,7 +17,7 @@ const BENCHES: Record<string, { what: string; load(): Promise<Bench> }> = {
     load: () => import("./relay.ts"),
   },
   swarm: {
-    what: "many agents on one process, against a bare ws server [--agents 10000] [--rate 1000] [--seconds 20]",
+    what: "many agents on one process, against a bare ws server [--agents 10000] [--rate 1000] [--seconds 20] [--sizes 1]",
     load: () => import("./swarm.ts"),
   },
   storm: {
@@ -40,6 +40,8 @@ Measures both sides in one run on this machine and prints a table with the targe
 ${Object.entries(BENCHES)
   .map(([name, { what }]) => `  ${name.padEnd(10)} ${what}`)
   .join("\n")}
+
+  --sizes 3  (swarm) also with a hundredth and a tenth of the agents: what one operation costs at each size
 
   --json     one JSON object a line on standard output: {"bench","metric","value","unit","baseline","ratio"}; the rest goes
              to standard error. "ratio" is what the target speaks of: how many times faster for times to open, else

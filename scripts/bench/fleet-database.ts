@@ -32,6 +32,7 @@ export function fleetIdentity(index: number): KeyObject {
   return createPrivateKey({ key: der, format: "der", type: "pkcs8" });
 }
 
+/** The public half of a fleet host's identity, in base 64. */
 function publicHalf(index: number): string {
   const { x = "" } = createPublicKey(fleetIdentity(index)).export({ format: "jwk" });
   return Buffer.from(x, "base64url").toString("base64");
@@ -45,7 +46,13 @@ export function openFleetDatabase(dataDir: string): Promise<Database> {
 
 const AT_ONCE = 250;
 
-/** Fills a new database with so many hosts. Every host's desired revision is 1. */
+/** Boarding and forward hosts beside so many exits: a pair for each fifty lines. */
+const RELAYS_OF = (exits: number) => Math.max(1, Math.ceil(exits / 50));
+
+/**
+ * Fills a new database with so many exits, of indexes from 0, each with a line, and with the boarding and forward hosts that
+ * serve them; those are shown as online, and never link. Every host's desired revision is 1.
+ */
 export async function makeFleet(dataDir: string, count: number): Promise<void> {
   const db = await openFleetDatabase(dataDir);
   try {
@@ -95,6 +102,11 @@ export async function makeFleet(dataDir: string, count: number): Promise<void> {
         createdAt: EPOCH,
         payBy: EPOCH,
       });
+      const relays = Array.from({ length: RELAYS_OF(count) }, (_, i) => i);
+      await tx
+        .insert(t.hosts)
+        .values(relays.flatMap((i) => [relayRow("boarding", count + 2 * i), relayRow("forward", count + 2 * i + 1)]));
+      await tx.insert(t.pairs).values(relays.map((i) => pairRow(i, count)));
       for (let from = 0; from < count; from += AT_ONCE) {
         const indexes = Array.from({ length: Math.min(AT_ONCE, count - from) }, (_, i) => from + i);
         await tx.insert(t.hosts).values(indexes.map(hostRow));
@@ -118,6 +130,7 @@ export async function touchFleet(dataDir: string): Promise<void> {
 }
 
 function hostRow(index: number): typeof t.hosts.$inferInsert {
+  const key = publicHalf(index);
   const address = `10.${(index >> 16) & 255}.${(index >> 8) & 255}.${index & 255}`;
   return {
     id: fleetId("hst", index),
@@ -131,13 +144,39 @@ function hostRow(index: number): typeof t.hosts.$inferInsert {
     wireguardPort: 51_820,
     uplinkPort: 51_821,
     enrolmentTokenId: fleetId("enr", 0),
-    identityPublicKey: publicHalf(index),
-    boxPublicKey: publicHalf(index),
-    wireguardPublicKey: publicHalf(index),
+    identityPublicKey: key,
+    boxPublicKey: key,
+    wireguardPublicKey: key,
     facts: { hostname: `exit${index}`, os: "bench", kernel: "0", arch: "x64", capabilities: [], addresses: [] },
     version: "0.1.0",
     desiredRev: 1,
     epoch: 0,
+    createdAt: EPOCH,
+  };
+}
+
+function relayRow(role: "boarding" | "forward", index: number): typeof t.hosts.$inferInsert {
+  const regionId = role === "boarding" ? "from" : "to";
+  return {
+    ...hostRow(index),
+    role,
+    regionId,
+    name: `${role}${index}`,
+    state: "online",
+    lastSeenAt: Date.now() + 3_600_000,
+  };
+}
+
+function pairRow(i: number, exits: number): typeof t.pairs.$inferInsert {
+  const forwardHostId = fleetId("hst", exits + 2 * i + 1);
+  const boardingHostId = fleetId("hst", exits + 2 * i);
+  const ports = { startPort: 30_000, maxLoad: 200 };
+  return {
+    id: fleetId("par", i),
+    boardingHostId,
+    boardingAddress: "192.0.2.1",
+    forwardHostId,
+    ...ports,
     createdAt: EPOCH,
   };
 }

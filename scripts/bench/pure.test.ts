@@ -82,6 +82,7 @@ describe("arguments", () => {
       help: false,
       numbers: { agents: 500 },
     });
+    expect(read("swarm", "--sizes", "3").numbers).toEqual({ sizes: 3 });
     expect(read("--help").help).toBe(true);
   });
 

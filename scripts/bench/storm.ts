@@ -6,7 +6,7 @@ import { freePort } from "../sqld.ts";
 import type { Numbers } from "./arguments.ts";
 import { makeFleet, touchFleet } from "./fleet-database.ts";
 import type { Report } from "./report.ts";
-import { Fleet, needFiles } from "./swarm-fleet.ts";
+import { buildSwarmServer, Fleet, needFiles } from "./swarm-fleet.ts";
 import type { ServerCommand, ServerStats } from "./swarm-messages.ts";
 import { SwarmProcess } from "./swarm-process.ts";
 
@@ -19,7 +19,8 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
   needFiles(agents);
   const dir = mkdtempSync(join(tmpdir(), "trunkline-bench-"));
   const env = { DATA_DIR: dir, PORT: `${await freePort()}` };
-  const start = () => SwarmProcess.start<ServerCommand>("swarm-server.ts", env);
+  const program = await buildSwarmServer();
+  const start = () => SwarmProcess.start<ServerCommand>(program, env);
   const fleet = new Fleet(agents);
   let server: SwarmProcess<ServerCommand> | undefined;
   try {

@@ -1,6 +1,9 @@
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { bundle } from "../build-control-plane.ts";
+import { ROOT } from "../lab/lab.ts";
 import { UsageError } from "./arguments.ts";
 import type { Report } from "./report.ts";
 import type { AgentsCommand, AgentsStatus, ServerCommand } from "./swarm-messages.ts";
@@ -18,6 +21,18 @@ export function needFiles(agents: number): void {
     throw new UsageError(
       `${agents} agents need ${agents + 200} open files and the limit is ${limit}: raise it (ulimit -n), or say --agents ${limit - 200}`,
     );
+}
+
+/**
+ * Bundles the control plane with the bench's ears, as `npm start` runs it where it was built: how soon it is back counts in a
+ * storm. Answers the program for {@link SwarmProcess.start}.
+ */
+export async function buildSwarmServer(): Promise<string> {
+  const path = join(ROOT, "dist/bench/swarm-server.mjs");
+  const { outputFiles } = await bundle("scripts/bench/swarm-server.ts", "dist/bench/swarm-server.mjs");
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, outputFiles[0]?.contents ?? "");
+  return path;
 }
 
 /** Processes that together play the fleet, each from a loopback address of its own. */

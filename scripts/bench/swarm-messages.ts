@@ -5,6 +5,8 @@ export type ServerCommand =
   | { do: "stats"; id: number }
   /** Sends so many changes a second for so long, each to another host. */
   | { do: "changes"; id: number; rate: number; seconds: number }
+  /** Opens and closes so many connections (ours only). */
+  | { do: "opens"; id: number; count: number }
   | { do: "resetLag"; id: number };
 
 export interface ServerStats {
@@ -29,6 +31,13 @@ export interface ChangesResult {
   changeToAckMs: number[];
   cpuSeconds: number;
   seconds: number;
+}
+
+export interface OpensResult {
+  /** From asking for a connection to the answer, which waits for no host, ms. */
+  openMs: number[];
+  /** Of opening and closing them all. */
+  cpuSeconds: number;
 }
 
 /** A process that plays hosts. */

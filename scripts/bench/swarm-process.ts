@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { join } from "node:path";
+import { resolve } from "node:path";
 import { stopChild } from "../lab/process.ts";
 import type { AgentsCommand, Answer, ServerCommand } from "./swarm-messages.ts";
 
@@ -27,12 +27,12 @@ export class SwarmProcess<C extends ServerCommand | AgentsCommand> {
     });
   }
 
-  /** Starts one of this folder's programs and waits until it is ready. */
+  /** Starts one of this folder's programs, or one by its path, and waits until it is ready. */
   static async start<C extends ServerCommand | AgentsCommand>(
     program: string,
     env: Record<string, string> = {},
   ): Promise<SwarmProcess<C>> {
-    const child = fork(join(import.meta.dirname, program), {
+    const child = fork(resolve(import.meta.dirname, program), {
       execArgv: ["--expose-gc"],
       env: { PATH: process.env.PATH ?? "", ...env },
       stdio: ["ignore", "ignore", "inherit", "ipc"],

@@ -1,3 +1,4 @@
+import { eq } from "drizzle-orm";
 import { jsonLog } from "../../control-plane/adapters/log/json.ts";
 import * as t from "../../control-plane/db/schema/index.ts";
 import { transaction } from "../../control-plane/db/transaction.ts";
@@ -5,9 +6,14 @@ import { readEnvironment } from "../../control-plane/entry/config.ts";
 import { startEmbedded } from "../../control-plane/entry/embedded.ts";
 import { LinkHub } from "../../control-plane/link/hub.ts";
 import type { Metrics } from "../../control-plane/ports/index.ts";
+import { closeConnection } from "../../control-plane/services/connections/close.ts";
+import { openConnection } from "../../control-plane/services/connections/open.ts";
 import { systemContext } from "../../control-plane/services/context.ts";
+import { ROLE_PERMISSIONS } from "../../control-plane/services/permissions.ts";
+import { toBase64 } from "../../shared/canonical.ts";
+import type { Id } from "../../shared/ids.ts";
 import { atRate, cpuNow, restingBytes, watchLag } from "./swarm-load.ts";
-import type { ChangesResult, ServerCommand, ServerStats } from "./swarm-messages.ts";
+import type { ChangesResult, OpensResult, ServerCommand, ServerStats } from "./swarm-messages.ts";
 import { serveParent } from "./swarm-process.ts";
 
 /** The real embedded control plane, with ears: its metrics are also counted here, and it takes the bench's commands. */
@@ -37,7 +43,9 @@ ports.metrics = {
 const FOLLOW_EVERY = 20;
 
 async function changes(rate: number, seconds: number): Promise<ChangesResult> {
-  const hosts = (await ports.db.read.select({ id: t.hosts.id }).from(t.hosts)).map((host) => host.id);
+  // Those that link: the relays of the fleet are rows only.
+  const exits = await ports.db.read.select({ id: t.hosts.id }).from(t.hosts).where(eq(t.hosts.role, "exit"));
+  const hosts = exits.map((host) => host.id);
   pushToAck = [];
   const changeToAckMs: number[] = [];
   const followed: Promise<void>[] = [];
@@ -70,8 +78,33 @@ async function changes(rate: number, seconds: number): Promise<ChangesResult> {
   };
 }
 
+/** Opens and closes connections as their lines' owner does, each of another line, one after the other. */
+async function opens(count: number): Promise<OpensResult> {
+  const lines = await ports.db.read.select({ id: t.lines.id, userId: t.lines.userId }).from(t.lines).limit(count);
+  const openMs: number[] = [];
+  const cpuBefore = cpuNow();
+  for (const { id: lineId, userId } of lines) {
+    const permissions = new Set(ROLE_PERMISSIONS.customer);
+    const owner = {
+      kind: "user",
+      userId,
+      role: "customer",
+      ownerId: null,
+      permissions,
+      credential: "ses_bench",
+    } as const;
+    const clientPublicKey = toBase64(ports.random.bytes(32));
+    const from = performance.now();
+    const { id } = await openConnection({ ports, actor: owner }, { lineId, clientPublicKey }, 0);
+    openMs.push(performance.now() - from);
+    await closeConnection({ ports, actor: owner }, id as Id<"con">, 0);
+  }
+  return { openMs, cpuSeconds: cpuNow() - cpuBefore };
+}
+
 serveParent<ServerCommand>(async (command) => {
   if (command.do === "changes") return changes(command.rate, command.seconds);
+  if (command.do === "opens") return opens(command.count);
   if (command.do === "resetLag") return lag.reset();
   const [lagP99Ms, lagMaxMs] = [lag.p99(), lag.max()];
   return {

@@ -1,8 +1,10 @@
-import { type Client, createClient } from "@libsql/client/sqlite3";
-import { drizzle, type LibSQLDatabase } from "drizzle-orm/libsql";
-import * as schema from "../../db/schema/index.ts";
+import { setImmediate as turn } from "node:timers/promises";
+import type { Client } from "@libsql/client";
+import { LibSQLDatabase } from "drizzle-orm/libsql/driver-core";
+import { LibSQLSession } from "drizzle-orm/libsql/session";
+import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
 import type { Database, Db } from "../../ports/index.ts";
-import { Fifo } from "./fifo.ts";
+import { FileConnection } from "./file-connection.ts";
 import { applyMigrations } from "./migrate.ts";
 
 const PRAGMAS = [
@@ -10,48 +12,55 @@ const PRAGMAS = [
   // Orders, ledger and payments survive a power cut: each commit is on disk before it is answered.
   "PRAGMA synchronous = FULL",
   "PRAGMA foreign_keys = ON",
-  // Another process (a backup) may hold the lock for a moment; our own writers queue in the FIFO instead.
+  // Another process (a backup) may hold the lock for a moment; our own writers queue instead.
   "PRAGMA busy_timeout = 2000",
 ];
 
+/** Writes that share one commit at most, and so run before sockets and timers get their turn. */
+const GROUP = 32;
+
 /**
- * libSQL on a file, for one process. One writer connection behind a FIFO and one reader connection: concurrent
- * transactions on one client fail with SQLITE_BUSY, and a busy timeout blocks the event loop when the lock's holder is in
- * the same process. Applies the migrations first, and throws when the database does not hold exactly those afterwards.
+ * libSQL on a file, for one process. One writer connection and one reader connection: concurrent transactions on one client
+ * fail with SQLITE_BUSY, and a busy timeout blocks the event loop when the lock's holder is in the same process. Applies the
+ * migrations first, and throws when the database does not hold exactly those afterwards.
  *
  * @param path of the file; made when it does not exist
  */
 export async function openFileDatabase(path: string, options: { migrations: string }): Promise<Database> {
-  const url = `file:${path}`;
-  const writer = createClient({ url, concurrency: 1 });
+  const writer = new FileConnection(path);
   for (const pragma of PRAGMAS) await writer.execute(pragma);
   await applyMigrations(writer, options.migrations);
-  // Migrating switches them off and on; they are on whatever it did.
-  await writer.execute("PRAGMA foreign_keys = ON");
 
-  const reader = createClient({ url, concurrency: 1 });
+  const reader = new FileConnection(path);
   for (const pragma of PRAGMAS) await reader.execute(pragma);
   await reader.execute("PRAGMA query_only = ON");
-
-  return new FileDatabase(writer, drizzle(writer, { schema, casing: "snake_case" }), reader);
+  return new FileDatabase(writer, reader);
 }
+
+type Write = {
+  run(db: Db): Promise<unknown>;
+  resolve(value: unknown): void;
+  reject(error: unknown): void;
+};
 
 class FileDatabase implements Database {
   readonly read: Db;
-  readonly #writer: Client;
-  readonly #db: LibSQLDatabase<typeof schema>;
-  readonly #reader: Client;
-  readonly #queue = new Fifo();
+  readonly #writer: FileConnection;
+  readonly #reader: FileConnection;
+  readonly #waiting: Write[] = [];
+  #writing: Promise<void> | undefined;
 
-  constructor(writer: Client, db: LibSQLDatabase<typeof schema>, reader: Client) {
+  constructor(writer: FileConnection, reader: FileConnection) {
     this.#writer = writer;
-    this.#db = db;
     this.#reader = reader;
-    this.read = drizzle(reader, { schema, casing: "snake_case" });
+    this.read = drizzleOn(reader);
   }
 
   write<T>(fn: (tx: Db) => Promise<T>): Promise<T> {
-    return this.#queue.run(() => this.#db.transaction((tx) => fn(tx as unknown as Db)));
+    return new Promise<T>((resolve, reject) => {
+      this.#waiting.push({ run: fn, resolve: resolve as (value: unknown) => void, reject });
+      this.#writing ??= this.#writeAll();
+    });
   }
 
   async ping(): Promise<void> {
@@ -59,9 +68,79 @@ class FileDatabase implements Database {
   }
 
   async close(): Promise<void> {
-    await this.#queue.run(async () => {
-      this.#writer.close();
-      this.#reader.close();
-    });
+    await this.#writing;
+    this.#writer.close();
+    this.#reader.close();
   }
+
+  async #writeAll(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      await this.#writeGroup();
+      // Statements on a file wait for nothing: without this a long queue would keep sockets and timers out until it ends.
+      await turn();
+    }
+    this.#writing = undefined;
+  }
+
+  /**
+   * Runs the writes that wait, one after another, each in a savepoint of its own, and commits them together: reaching the disk
+   * costs more than the statements do. A write that throws takes back its own changes and nobody else's. None is answered
+   * before the commit, so what was answered is on disk.
+   */
+  async #writeGroup(): Promise<void> {
+    const answers: (() => void)[] = [];
+    const group: Write[] = [];
+    try {
+      this.#writer.exec("BEGIN IMMEDIATE");
+      for (let write = this.#waiting[0]; write !== undefined && group.length < GROUP; write = this.#waiting[0]) {
+        this.#waiting.shift();
+        group.push(write);
+        answers.push(await this.#runInSavepoint(write));
+      }
+      this.#writer.exec("COMMIT");
+    } catch (error) {
+      if (this.#writer.inTransaction) this.#writer.exec("ROLLBACK");
+      // The lock was not to be had: the one that asked for it is told, the others try again.
+      const first = group.length === 0 ? this.#waiting.shift() : undefined;
+      for (const write of first === undefined ? group : [first]) write.reject(error);
+      return;
+    }
+    for (const answer of answers) answer();
+  }
+
+  /** Answers what to tell the write's caller once all is committed. Throws when the whole transaction is lost. */
+  async #runInSavepoint({ run, resolve, reject }: Write): Promise<() => void> {
+    const writer = this.#writer;
+    writer.exec("SAVEPOINT one");
+    let open = true;
+    const mine = {
+      execute: (statement: Parameters<Client["execute"]>[0]) => {
+        // What is not awaited must not write into another's transaction.
+        if (!open) throw new Error("the transaction has ended");
+        return writer.execute(statement);
+      },
+    };
+    try {
+      const value = await run(drizzleOn(mine));
+      open = false;
+      writer.exec("RELEASE one");
+      return () => resolve(value);
+    } catch (error) {
+      open = false;
+      // A full disk ends the transaction with everything before this write.
+      if (!writer.inTransaction) throw error;
+      writer.exec("ROLLBACK TO one");
+      writer.exec("RELEASE one");
+      return () => reject(error);
+    }
+  }
+}
+
+/** One for all: it remembers the column names that it worked out. */
+const DIALECT = new SQLiteAsyncDialect({ casing: "snake_case" });
+
+/** Without the schema, which drizzle needs only for its relational queries and would unfold for each transaction. */
+function drizzleOn(connection: Pick<FileConnection, "execute">): Db {
+  const session = new LibSQLSession(connection as Client, DIALECT, undefined, {}, undefined);
+  return new LibSQLDatabase("async", DIALECT, session, undefined) as unknown as Db;
 }

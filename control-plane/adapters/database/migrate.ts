@@ -44,7 +44,7 @@ export async function readMigrations(folder: string): Promise<Migration[]> {
  * @returns the tags applied, and how many migrations the database has now
  */
 export async function applyMigrations(
-  client: Client,
+  client: Pick<Client, "execute" | "migrate">,
   folder: string,
   progress: (tag: string) => void = () => {},
 ): Promise<{ applied: string[]; total: number }> {
@@ -86,7 +86,7 @@ function pending(migrations: readonly Migration[], applied: readonly number[]): 
   return missing;
 }
 
-async function appliedAt(client: Client): Promise<number[]> {
+async function appliedAt(client: Pick<Client, "execute">): Promise<number[]> {
   const { rows } = await client.execute(`SELECT created_at FROM ${TABLE}`);
   return rows.map((row) => Number(row.created_at));
 }

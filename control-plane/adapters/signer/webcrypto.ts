@@ -9,17 +9,22 @@ const PKCS8_PREFIX = Uint8Array.from([0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 
  * The key id is the first 16 hex digits of the public key's SHA-256.
  */
 export async function webcryptoSigner(seed: string): Promise<Signer> {
-  const bytes = fromBase64(seed);
-  if (bytes.length !== 32) throw new RangeError("the signing key must be 32 bytes in base 64");
-  const pkcs8 = new Uint8Array([...PKCS8_PREFIX, ...bytes]);
-  const key = await crypto.subtle.importKey("pkcs8", pkcs8, "Ed25519", true, ["sign"]);
+  const key = await crypto.subtle.importKey("pkcs8", ed25519Pkcs8(seed), "Ed25519", true, ["sign"]);
   const { x } = (await crypto.subtle.exportKey("jwk", key)) as { x: string };
   const publicBytes = fromBase64(x.replaceAll("-", "+").replaceAll("_", "/"));
   return {
     keyId: (await sha256Hex(publicBytes)).slice(0, 16),
     publicKey: toBase64(publicBytes),
+    sha256: sha256Hex,
     sign: async (message) => toBase64(new Uint8Array(await crypto.subtle.sign("Ed25519", key, message))),
   };
+}
+
+/** The private key of a seed in PKCS #8. Throws when the seed is not 32 bytes in base 64. */
+export function ed25519Pkcs8(seed: string): Uint8Array<ArrayBuffer> {
+  const bytes = fromBase64(seed);
+  if (bytes.length !== 32) throw new RangeError("the signing key must be 32 bytes in base 64");
+  return new Uint8Array([...PKCS8_PREFIX, ...bytes]);
 }
 
 export function freshSigningSeed(random: Random): string {

@@ -1,5 +1,6 @@
 import { and, eq } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
+import { activeConnection } from "../../db/indexed.ts";
 import type { CloseReason } from "../../db/schema/index.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Transaction } from "../../db/transaction.ts";
@@ -18,7 +19,7 @@ export async function endConnection(
   const [ended] = await tx.db
     .update(t.connections)
     .set({ state: "closed", closedAt: ctx.ports.clock.now(), closeReason: reason })
-    .where(and(eq(t.connections.lineId, lineId), eq(t.connections.state, "active")))
+    .where(and(eq(t.connections.lineId, lineId), activeConnection))
     .returning();
   if (ended === undefined) return undefined;
   await tx.touchHosts([ended.forwardHostId, ended.exitHostId], (hostId) =>

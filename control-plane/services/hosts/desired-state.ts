@@ -2,6 +2,7 @@ import { and, asc, eq, inArray, isNull } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
 import { type Understands, understandsItem, understandsSchema } from "../../../shared/protocol/versions.ts";
+import { activeConnection, keptLine } from "../../db/indexed.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { linkItems, linkNeighbours } from "./link-ways.ts";
@@ -90,7 +91,7 @@ async function forwardItems(db: Db, host: Host): Promise<StateItem[]> {
     .select({ connection: t.connections, exit: t.hosts })
     .from(t.connections)
     .innerJoin(t.hosts, eq(t.hosts.id, t.connections.exitHostId))
-    .where(and(eq(t.connections.forwardHostId, host.id), eq(t.connections.state, "active")))
+    .where(and(eq(t.connections.forwardHostId, host.id), activeConnection))
     .orderBy(asc(t.connections.port));
   const relays = rows.flatMap(({ connection, exit }): StateItem[] => {
     const address = addressFrom(host, exit);
@@ -112,7 +113,7 @@ async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
     .select({ line: t.lines, endsAt: t.resources.endsAt })
     .from(t.lines)
     .innerJoin(t.resources, eq(t.resources.id, t.lines.resourceId))
-    .where(and(eq(t.lines.exitHostId, host.id), inArray(t.lines.state, ["provisioning", "active", "off"])));
+    .where(and(eq(t.lines.exitHostId, host.id), keptLine, inArray(t.lines.state, ["provisioning", "active", "off"])));
   if (found === undefined) return [];
   const { line, endsAt } = found;
   const on = line.state !== "off";
@@ -120,7 +121,7 @@ async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
     ? await db
         .select()
         .from(t.connections)
-        .where(and(eq(t.connections.lineId, line.id), eq(t.connections.state, "active")))
+        .where(and(eq(t.connections.lineId, line.id), activeConnection))
     : [];
   return [
     {
@@ -173,7 +174,7 @@ export async function dependentHosts(db: Db, hostId: Id<"hst">, { links = true }
   const forwards = await db
     .selectDistinct({ id: t.connections.forwardHostId })
     .from(t.connections)
-    .where(and(eq(t.connections.exitHostId, hostId), eq(t.connections.state, "active")));
+    .where(and(eq(t.connections.exitHostId, hostId), activeConnection));
   const neighbours = links ? await linkNeighbours(db, hostId) : [];
   return [...new Set([hostId, ...[...boardings, ...forwards].map((row) => row.id), ...neighbours])];
 }

@@ -7,6 +7,7 @@ import {
   type HostEvent,
   type Observation,
 } from "../../../shared/protocol/frames.ts";
+import { inList, keptLine } from "../../db/indexed.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Transaction, transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
@@ -115,7 +116,7 @@ export async function acknowledge(ctx: Context, hostId: Id<"hst">, epoch: number
     const waiting = await tx.db
       .select({ lineId: t.lines.id })
       .from(t.lines)
-      .where(and(eq(t.lines.exitHostId, hostId), eq(t.lines.state, "provisioning")));
+      .where(and(eq(t.lines.exitHostId, hostId), keptLine, eq(t.lines.state, "provisioning")));
     if (waiting.length > 0) {
       const keys = waiting.map(({ lineId }) => `line.provision/${lineId}`);
       await tx.db
@@ -167,15 +168,13 @@ function named({ kind, detail }: HostEvent): { kind: string; detail: string } {
   return known ? { kind, detail } : { kind: "other", detail: `${kind}: ${detail}` };
 }
 
-/** Signs of life of many hosts, written in one batch. */
+/** Signs of life of many hosts, a few hundred a transaction: other writes come in between. */
 export async function touchSeen(ctx: Context, hostIds: readonly Id<"hst">[]): Promise<void> {
-  if (hostIds.length === 0) return;
   const lastSeenAt = ctx.ports.clock.now();
-  await transaction(ctx, async (tx) => {
-    for (let i = 0; i < hostIds.length; i += 500)
-      await tx.db
-        .update(t.hosts)
-        .set({ lastSeenAt })
-        .where(inArray(t.hosts.id, hostIds.slice(i, i + 500)));
-  });
+  for (let i = 0; i < hostIds.length; i += 250) {
+    const ids = JSON.stringify(hostIds.slice(i, i + 250));
+    await transaction(ctx, async (tx) => {
+      await tx.db.update(t.hosts).set({ lastSeenAt }).where(inList(t.hosts.id, ids));
+    });
+  }
 }

@@ -1,0 +1,55 @@
+import { sql } from "drizzle-orm";
+import { expect, test, vi } from "vitest";
+import { FileConnection } from "../../adapters/database/file-connection.ts";
+import * as t from "../../db/schema/index.ts";
+import { transaction } from "../../db/transaction.ts";
+import { runDueJobs } from "../../jobs/run-due.ts";
+import { loadState } from "../../link/identify.ts";
+import { makeHarness } from "../../testing/harness.ts";
+import { buyLines, hostsUp, key32, makeCustomer, makeNetwork, stockCatalogue, systemOf } from "../../testing/world.ts";
+import { openConnection } from "../connections/open.ts";
+import { acknowledge, joinHost, leaveHost, observe, touchSeen } from "./report.ts";
+
+test("what hosts do all day reads no table from end to end: its cost does not grow with the fleet", async () => {
+  const h = await makeHarness();
+  await stockCatalogue(h);
+  await makeNetwork(h, {});
+  const customer = await makeCustomer(h, "customer");
+  const [lineId] = await buyLines(h, customer);
+  if (lineId === undefined) throw new Error("no line");
+  await hostsUp(h);
+  const ctx = systemOf(h);
+  const hosts = await h.ports.db.read.select().from(t.hosts);
+
+  await openConnection(customer.ctx, { lineId, clientPublicKey: key32(h) }, 0);
+  const execute = vi.spyOn(FileConnection.prototype, "execute");
+  for (const host of hosts) {
+    await loadState(ctx, host.id);
+    await transaction(ctx, (tx) => tx.touchHosts([host.id], "a test"));
+    const hello = { t: "hello", hostId: host.id, epoch: host.epoch + 1, signature: "", version: "2" } as const;
+    await joinHost(ctx, { ...hello, bootId: "b", capabilities: [], applied: null });
+    const ack = { rev: 1, sha256: "0".repeat(64), results: [] };
+    await acknowledge(ctx, host.id, host.epoch + 1, ack);
+    await observe(ctx, host.id, host.epoch + 1, { load1: 1 }, []);
+    await leaveHost(ctx, host.id, host.epoch + 1, "test");
+  }
+  await touchSeen(
+    ctx,
+    hosts.map((host) => host.id),
+  );
+  await runDueJobs(h.ports, 8);
+  const statements = execute.mock.calls.map(([statement]) => statement as { sql: string; args: unknown[] });
+  execute.mockRestore();
+
+  const [{ file = "" } = {}] = await h.ports.db.read.all<{ file: string }>(sql`PRAGMA database_list`);
+  const connection = new FileConnection(file);
+  const whole: string[] = [];
+  for (const { sql: text, args } of statements) {
+    const { rows } = await connection.execute({ sql: `EXPLAIN QUERY PLAN ${text}`, args: args as never });
+    for (const { detail } of rows as unknown as { detail: string }[])
+      if (/^SCAN (?!json_each|\(?subquery|[0-9]* ?CONSTANT ROW)/.test(detail)) whole.push(`${detail}: ${text}`);
+  }
+  connection.close();
+  expect(statements.length).toBeGreaterThan(50);
+  expect([...new Set(whole)]).toEqual([]);
+});
