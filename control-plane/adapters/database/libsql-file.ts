@@ -1,5 +1,6 @@
 import { setImmediate as turn } from "node:timers/promises";
 import type { Client } from "@libsql/client";
+import { sql } from "drizzle-orm";
 import { LibSQLDatabase } from "drizzle-orm/libsql/driver-core";
 import { LibSQLSession } from "drizzle-orm/libsql/session";
 import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
@@ -43,12 +44,21 @@ type Write = {
   reject(error: unknown): void;
 };
 
+/** True when an error, or what caused it, is the disk's: full, failing or read only. */
+function isDiskFault(error: unknown): boolean {
+  for (let e = error; e instanceof Error; e = e.cause)
+    if (/^SQLITE_(?:FULL|IOERR|READONLY)/.test(String((e as { code?: unknown }).code))) return true;
+  return false;
+}
+
 class FileDatabase implements Database {
   readonly read: Db;
   readonly #writer: FileConnection;
   readonly #reader: FileConnection;
   readonly #waiting: Write[] = [];
   #writing: Promise<void> | undefined;
+  /** A write failed for want of a disk that takes it, and {@link ping} has not seen it take one since. */
+  #diskFailed = false;
 
   constructor(writer: FileConnection, reader: FileConnection) {
     this.#writer = writer;
@@ -58,13 +68,21 @@ class FileDatabase implements Database {
 
   write<T>(fn: (tx: Db) => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      this.#waiting.push({ run: fn, resolve: resolve as (value: unknown) => void, reject });
+      const refused = (error: unknown) => {
+        if (isDiskFault(error)) this.#diskFailed = true;
+        reject(error);
+      };
+      this.#waiting.push({ run: fn, resolve: resolve as (value: unknown) => void, reject: refused });
       this.#writing ??= this.#writeAll();
     });
   }
 
   async ping(): Promise<void> {
     await this.#reader.execute("SELECT 1");
+    if (!this.#diskFailed) return;
+    // Reading goes on when the disk is full: only a write can tell that it takes writes again. This one changes nothing.
+    await this.write((tx) => tx.all(sql.raw("PRAGMA user_version = 0")));
+    this.#diskFailed = false;
   }
 
   async close(): Promise<void> {
