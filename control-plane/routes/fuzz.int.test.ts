@@ -46,7 +46,8 @@ function idsFor(random: Dice): Record<string, string> {
 
 test("ten thousand mutated requests, by nobody and by customers: none crashes, each answer has a code of the list, nobody gains anything", async () => {
   const random = dice(propertySeed("requests"));
-  const operations = operationsOf(h.app);
+  // Without signing out: whoever did would be nobody from then on.
+  const operations = operationsOf(h.app).filter(({ path }) => path !== "/sessions/current");
   const before = await treasures();
   const byStatus: Record<string, number> = {};
   const byKind: Record<string, number> = {};
