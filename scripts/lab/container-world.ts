@@ -88,7 +88,8 @@ export async function lossDuring(
   body: () => Promise<void>,
 ): Promise<{ sent: number; lost: number; ms: number }> {
   const stream: EchoStream = echoStream(world.client, WEB_LISTED, 5);
-  await stream.answers();
+  // After a reboot a WireGuard client finds out only by 15 s without an answer that its session is gone.
+  await stream.answers(60_000);
   const startedAt = performance.now();
   try {
     await body();

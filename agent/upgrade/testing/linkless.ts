@@ -1,5 +1,8 @@
-/** The agent as it is, but it looks for its control plane where there is none: an upgrade that must not stay. */
-import { LinkSession } from "../../link/session.ts";
+/** The agent as it is, but it hears nothing of its control plane, by whichever way: an upgrade that must not stay. */
+import { LinkShell } from "../../link/shell.ts";
 
-Object.defineProperty(LinkSession.prototype, "endpoint", { get: () => "http://192.0.2.1:9" });
+const { input } = LinkShell.prototype;
+LinkShell.prototype.input = function (one) {
+  if (one.type !== "text") input.call(this, one);
+};
 await import("../../main.ts");

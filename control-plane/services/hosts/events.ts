@@ -66,18 +66,22 @@ export async function recordSuperseded(ctx: Context, hostId: Id<"hst">): Promise
   });
 }
 
-/** A host should hold what its agent does not understand, and goes without. Told once for the same kinds and the same agent. */
+/**
+ * A host should hold what its agent does not understand, and goes without. Told once for the same kinds and the same agent: in
+ * one transaction, as sessions that join in a row ask at the same time.
+ */
 export async function recordNeedsUpgrade(ctx: Context, hostId: Id<"hst">, kinds: readonly string[]): Promise<void> {
-  const [host] = await ctx.ports.db.read
-    .select({ version: t.hosts.version })
-    .from(t.hosts)
-    .where(eq(t.hosts.id, hostId));
-  const detail = `its agent, version ${host?.version}, does not understand: ${kinds.join(", ")}`;
-  const [last] = await ctx.ports.db.read
-    .select({ detail: t.hostEvents.detail })
-    .from(t.hostEvents)
-    .where(and(eq(t.hostEvents.hostId, hostId), eq(t.hostEvents.kind, "needs_upgrade")))
-    .orderBy(desc(t.hostEvents.id))
-    .limit(1);
-  if (last?.detail !== detail) await recordHostEvent(ctx, hostId, "needs_upgrade", detail);
+  await transaction(ctx, async (tx) => {
+    const [host] = await tx.db.select({ version: t.hosts.version }).from(t.hosts).where(eq(t.hosts.id, hostId));
+    const detail = `its agent, version ${host?.version}, does not understand: ${kinds.join(", ")}`;
+    const [last] = await tx.db
+      .select({ detail: t.hostEvents.detail })
+      .from(t.hostEvents)
+      .where(and(eq(t.hostEvents.hostId, hostId), eq(t.hostEvents.kind, "needs_upgrade")))
+      .orderBy(desc(t.hostEvents.id))
+      .limit(1);
+    if (last?.detail === detail) return;
+    ctx.ports.log.warn("host event", { hostId, kind: "needs_upgrade", detail });
+    await insertEvent(ctx, tx, hostId, "needs_upgrade", detail);
+  });
 }
