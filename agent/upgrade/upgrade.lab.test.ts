@@ -128,8 +128,8 @@ check("an upgrade: the canary first, then the other; both are committed, and no 
   expect((order[0] ?? "z") <= (order[1] ?? "")).toBe(true);
   await standOn("0.2.0", [exit, forward]);
   expect(await pids()).toEqual(before);
-  const { stdout } = await exit.container.exec(["/usr/local/sbin/trunkline-agent", "status"]);
-  expect(stdout).toContain("agent 0.2.0");
+  // What it says of itself is written a moment after it is linked.
+  await poll(async () => (await status(exit)).includes("agent 0.2.0"), { what: "the status to name the new version" });
   const events = (await world.admin.get(`/hosts/${exit.id}/events`)).items as Answer[];
   expect(events.map(({ kind }) => kind)).toContain("upgrade_committed");
 });
@@ -190,8 +190,7 @@ check(
     await standOn("0.2.0", [exit, forward]);
     // The one that crashed had written its state in a form that the one before does not read.
     expect(formIn(forward.container)).toBe(1);
-    const { stdout } = await forward.container.exec(["/usr/local/sbin/trunkline-agent", "status"]);
-    expect(stdout).toMatch(/upgrade +0\.3\.0-crashing was given up: it was started 3 times/);
+    expect(await status(forward)).toMatch(/upgrade +0\.3\.0-crashing was given up: it was started 3 times/);
   },
 );
 
@@ -261,6 +260,10 @@ check(
     await standOn("0.4.0", [exit]);
   },
 );
+
+async function status({ container }: InstalledHost): Promise<string> {
+  return (await container.exec(["/usr/local/sbin/trunkline-agent", "status"])).stdout;
+}
 
 function isOn(container: Container): boolean {
   try {
