@@ -9,6 +9,7 @@ import {
   readlinkSync,
   rmSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -235,4 +236,25 @@ PATH=/usr/bin:/bin exec ${name} "$@"`,
     }
   process.stdout.write(`gate: cut off at ${cuts} steps\n`);
   expect(cuts).toBeGreaterThan(20);
+});
+
+test("while the installer brings a version no start of the agent removes it; what an installer left behind holds nothing up for ever", () => {
+  const host = makeHost();
+  const marker = join(host.opt, "installing");
+  mkdirSync(join(host.opt, "versions/1.2.0"));
+  writeFileSync(marker, "");
+  host.start();
+  expect(host.versions()).toEqual(["1.0.0", "1.2.0"]);
+  const longAgo = new Date(Date.now() - 2 * 3_600_000);
+  utimesSync(marker, longAgo, longAgo);
+  host.start();
+  expect(host.versions()).toEqual(["1.0.0"]);
+});
+
+test("with no version in use that could start, none is removed", () => {
+  const host = makeHost();
+  mkdirSync(join(host.opt, "versions/0.9.0"));
+  rmSync(join(host.opt, "versions/1.0.0/agent.mjs"));
+  host.start();
+  expect(host.versions()).toEqual(["0.9.0", "1.0.0"]);
 });

@@ -115,6 +115,7 @@ go_on() {
   fi
   put_trial || ended=${ended:-"the trial could not be noted down"}
   [ -z "$ended" ] || give_back
+  point previous "$from"
   point current "$to"
   say "$to is on trial, start $starts of $MOST_STARTS"
 }
@@ -128,7 +129,8 @@ put_returned() {
 }
 
 give_back() {
-  is_version "$from" && [ -f "$OPT/versions/$from/agent.mjs" ] || from=$(basename "$(readlink "$OPT/previous")")
+  is_version "$from" && [ -f "$OPT/versions/$from/agent.mjs" ] || from=$(basename "$(readlink "$OPT/previous" || :)")
+  [ -n "$from" ] && [ -f "$OPT/versions/$from/agent.mjs" ] || { say "there is no version to go back to" && exit 1; }
   timeout 5 journalctl -q --no-pager -o cat -n 20 -u "$UNIT" 2>/dev/null | cut -c 1-300 | tail -c 3500 >"$UP/lastwords" || :
   # Without its state the version before would not start: then this one goes on, and the next start tries again.
   give_back_state || { say "the state directory could not be given back to $from" && exit 1; }
@@ -189,8 +191,10 @@ deadline() {
   systemctl kill --kill-who=main --signal=SIGKILL "$UNIT"
 }
 
-# Nothing is on trial: only the version in use and the one before stay.
+# Nothing is on trial: only the version in use and the one before stay. Not while the installer brings another (an hour at
+# most, should it have been cut off), and never all of them.
 tidy() {
+  [ -f "$OPT/current/agent.mjs" ] && [ -z "$(find "$OPT/installing" -mmin -60 2>/dev/null)" ] || return 0
   rm -rf "$UP/before" "$UP/before.new" "$UP/staged.mjs" "$UP"/*.new
   for old in "$OPT"/versions/*; do
     name=${old##*/}

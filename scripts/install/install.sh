@@ -131,6 +131,8 @@ fetch() {
     die "$1 is not what the control plane said it would be (SHA-256 differs): nothing was installed from it"
   fi
   chmod "$2" "$3.new"
+  # A power cut must not leave a name without its content.
+  sync "$3.new"
   mv -f "$3.new" "$3"
 }
 
@@ -165,17 +167,22 @@ fetch_release() {
   changed=''
   say "agent $VERSION from $URL"
   mkdir -p "$OPT/versions/$VERSION"
+  # Until it is in use: the gate leaves all versions alone meanwhile, however often the agent starts.
+  : >"$OPT/installing"
   fetch "$RUNTIME" 755 "$OPT/node"
   "$OPT/node" --version >/dev/null 2>&1 || die "Node does not run on this machine ($OPT/node --version fails)"
   fetch agent.mjs 644 "$OPT/versions/$VERSION/agent.mjs"
   fetch gate.sh 755 "$OPT/gate"
+  sync "$OPT/versions/$VERSION" "$OPT/versions" "$OPT"
   if [ "$(readlink "$OPT/current" || :)" != "versions/$VERSION" ]; then
     changed=yes
     # What it replaces is of no use any more: the gate removes it with the next start.
     rm -f "$OPT/previous"
     ln -sfn "versions/$VERSION" "$OPT/current.new"
     mv -fT "$OPT/current.new" "$OPT/current"
+    sync "$OPT"
   fi
+  rm -f "$OPT/installing"
 }
 
 install_units() {
