@@ -152,3 +152,19 @@ test("a revision no control plane can have reached is refused: it would be store
     "bad",
   ]);
 });
+
+test("times that no date can say or no row can hold are refused: what a host says of itself is stored and shown", () => {
+  const observe = (values: object) => JSON.stringify({ t: "observe", at: 1, values, events: [] });
+  const path = { target: "192.0.2.1", at: 1, sent: 5, received: 5, minMs: 1, p50Ms: 2, maxMs: 3 };
+  const peer = { publicKey: KEY, endpoint: null, lastHandshakeAt: 1, rxBytes: 1, txBytes: 2 };
+  const wireguard = (lastHandshakeAt: number) => [{ interface: "tl0", peers: [{ ...peer, lastHandshakeAt }] }];
+  expect(parseAgentFrame(observe({ paths: [path], wireguard: wireguard(1) })).kind).toBe("frame");
+  for (const values of [
+    { paths: [{ ...path, p50Ms: 1e13 }] },
+    { paths: [{ ...path, at: -1 }] },
+    { wireguard: wireguard(-9e15) },
+    { wireguard: wireguard(1e16) },
+  ])
+    expect(parseAgentFrame(observe(values)).kind, JSON.stringify(values)).toBe("bad");
+  expect(parseAgentFrame(JSON.stringify({ t: "pong", id: 1, at: 1e300 })).kind).toBe("bad");
+});

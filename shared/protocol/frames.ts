@@ -21,10 +21,15 @@ const rev = z
   .int()
   .nonnegative()
   .max(2 ** 50);
+/** UTC ms by some clock. Within what a date can say and a row can hold: what a host says of itself is stored and shown. */
+const instant = z
+  .number()
+  .min(0)
+  .max(2 ** 50);
 const signature = z.object({ keyId: z.string().max(64), value: signatureSchema });
-const ping = z.object({ t: z.literal("ping"), id: z.number().int().nonnegative(), at: z.number() });
+const ping = z.object({ t: z.literal("ping"), id: z.number().int().nonnegative(), at: instant });
 /** `at` is the answering side's clock, for the midpoint estimate of the clock offset. */
-const pong = z.object({ t: z.literal("pong"), id: z.number().int().nonnegative(), at: z.number() });
+const pong = z.object({ t: z.literal("pong"), id: z.number().int().nonnegative(), at: instant });
 
 export const challengeFrame = z.object({
   t: z.literal("challenge"),
@@ -88,23 +93,26 @@ export const HOST_EVENT_KINDS = [
 
 /** Something that happened on the host and that an operator should see. A newer agent may send kinds that are not known here. */
 export const hostEventSchema = z.object({
-  at: z.number(),
+  at: instant,
   kind: z.union([z.enum(HOST_EVENT_KINDS), z.string().regex(/^[a-z_]{1,32}$/)]),
   item: z.string().max(64).optional(),
   detail: z.string().max(500),
 });
 export type HostEvent = z.infer<typeof hostEventSchema>;
 
+/** Of a ping, in ms: a host waits for none longer than this. */
+const roundTrip = z.number().nonnegative().max(600_000);
+
 /** How a next hop answered a few pings in a row. Times in ms; null when nothing was answered. */
 export const pathProbeSchema = z.object({
   target: ipv4Schema,
   /** UTC ms by the host's clock: two rounds with the same outcome are two rounds. */
-  at: z.number(),
+  at: instant,
   sent: z.number().int().min(0).max(1000),
   received: z.number().int().min(0).max(1000),
-  minMs: z.number().nonnegative().nullable(),
-  p50Ms: z.number().nonnegative().nullable(),
-  maxMs: z.number().nonnegative().nullable(),
+  minMs: roundTrip.nullable(),
+  p50Ms: roundTrip.nullable(),
+  maxMs: roundTrip.nullable(),
 });
 export type PathProbe = z.infer<typeof pathProbeSchema>;
 
@@ -136,7 +144,7 @@ export const observationSchema = z.object({
               publicKey: key32Schema,
               endpoint: z.string().max(64).nullable(),
               /** UTC ms, or null when there was none. */
-              lastHandshakeAt: z.number().nullable(),
+              lastHandshakeAt: instant.nullable(),
               rxBytes: z.number(),
               txBytes: z.number(),
             }),
@@ -173,7 +181,7 @@ export const observationSchema = z.object({
   /** What peers moved and whitelists refused so far, over resets of the kernel's counters. */
   usage: z
     .object({
-      peers: z.array(peerUsage.extend({ lastHandshakeAt: z.number().nullable() })).max(1024),
+      peers: z.array(peerUsage.extend({ lastHandshakeAt: instant.nullable() })).max(1024),
       denied: z.array(z.object({ life, packets: total, names: total })).max(16),
     })
     .optional(),
