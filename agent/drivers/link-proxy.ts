@@ -30,6 +30,8 @@ export class LinkProxyDriver implements Driver<string, ProxyStep> {
   }
 
   async apply(step: ProxyStep): Promise<void> {
+    // One that failed half-way is neither: it is tried again, also when what was there before is wanted back.
+    this.#configured = "";
     await (await this.#get()).configure(step.proxies);
     this.#configured = canonicalJson(step.proxies);
   }

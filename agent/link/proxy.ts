@@ -5,7 +5,7 @@ import { parseCidr4 } from "../../shared/protocol/values.ts";
 
 /** Connections at once, in all and from one address: a host has one link, and for a moment two. */
 const MAX_CONNECTIONS = 1024;
-const MAX_PER_SOURCE = 8;
+const MAX_PER_SOURCE = 64;
 const CONNECT_MS = 10_000;
 /** A link speaks every 15 s; what is silent for so long is none. */
 const IDLE_MS = 90_000;
