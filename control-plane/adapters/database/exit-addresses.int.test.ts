@@ -8,7 +8,7 @@ import { openFileDatabase } from "./libsql-file.ts";
 const MIGRATIONS = resolve(import.meta.dirname, "../../../migrations");
 const TAG = "host_life";
 
-test("a database of the release before, whose exits share addresses, comes up: the exit with a line keeps it, else the oldest", async () => {
+test("a database of the release before, whose exits share addresses, comes up: the exit with a line keeps it, of two the reachable one, else the oldest", async () => {
   const directory = await mkdtemp(join(tmpdir(), "trunkline-test-"));
   try {
     const before = join(directory, "migrations");
@@ -32,6 +32,10 @@ test("a database of the release before, whose exits share addresses, comes up: t
     for (const id of ["hst_1", "hst_2", "hst_3"]) await add(id, "192.0.2.1");
     for (const id of ["hst_4", "hst_5"]) await add(id, "192.0.2.2");
     await add("hst_6", "192.0.2.3");
+    // A machine that died, and the one that an operator gave its address: both have a line.
+    await add("hst_9a", "192.0.2.9", "offline");
+    await add("hst_9b", "192.0.2.9");
+    await add("hst_fwd", "192.0.2.4", "online", "forward");
     await add("hst_7", "192.0.2.3", "retired");
     await add("hst_8", "192.0.2.3", "online", "boarding");
     await old.write(async (tx) => {
@@ -43,10 +47,13 @@ test("a database of the release before, whose exits share addresses, comes up: t
         VALUES ('quo_1', 'usr_1', 'p', 'month', 1, 1, 1, '[]', 1, 'x', 0, 0)`);
       await tx.all(sql`INSERT INTO orders (id, user_id, kind, state, quote_id, group_id, service_type_ids, quantity, amount_fen, created_at, pay_by)
         VALUES ('ord_1', 'usr_1', 'create', 'completed', 'quo_1', 'grp_1', '[]', 1, 1, 0, 0)`);
-      await tx.all(sql`INSERT INTO resources (id, order_id, ordinal, user_id, group_id, kind, state, starts_at, ends_at, anchor_day, created_at)
-        VALUES ('res_1', 'ord_1', 0, 'usr_1', 'grp_1', 'line', 'running', 0, 0, 1, 0)`);
-      await tx.all(sql`INSERT INTO lines (id, user_id, resource_id, source_region_id, destination_region_id, line_type, state, exit_host_id, created_at)
-        VALUES ('lin_1', 'usr_1', 'res_1', 'r', 'r', 'golden', 'active', 'hst_2', 0)`);
+      for (const [i, exit] of ["hst_2", "hst_9a", "hst_9b"].entries()) {
+        const [resource, line] = [`res_${i + 1}`, `lin_${i + 1}`];
+        await tx.all(sql`INSERT INTO resources (id, order_id, ordinal, user_id, group_id, kind, state, starts_at, ends_at, anchor_day, created_at)
+          VALUES (${resource}, 'ord_1', ${i}, 'usr_1', 'grp_1', 'line', 'running', 0, 0, 1, 0)`);
+        await tx.all(sql`INSERT INTO lines (id, user_id, resource_id, source_region_id, destination_region_id, line_type, state, exit_host_id, created_at)
+          VALUES (${line}, 'usr_1', ${resource}, 'r', 'r', 'golden', 'active', ${exit}, 0)`);
+      }
     });
     await old.close();
     const db = await openFileDatabase(path, { migrations: MIGRATIONS });
@@ -63,6 +70,9 @@ test("a database of the release before, whose exits share addresses, comes up: t
       hst_6: "192.0.2.3",
       hst_7: "192.0.2.3",
       hst_8: "192.0.2.3",
+      hst_9a: null,
+      hst_9b: "192.0.2.9",
+      hst_fwd: "192.0.2.4",
     });
   } finally {
     await rm(directory, { recursive: true, force: true });
