@@ -47,8 +47,13 @@ export async function stopCapture(ctx: Context, id: Id<"cap">) {
     );
     await tx.audit("capture.stop", id, null, null);
   });
-  // While the exit captures only that ends, and the rest follows with what there is; before, there is nothing to keep.
-  if ((await cancelTasks(ctx, { subject: id, kind: "capture" })) === 0) await cancelTasks(ctx, { subject: id });
+  // Once the exit was asked only its part ends, and the rest follows with what there is; before, there is nothing to keep.
+  const [asked] = await ctx.ports.db.read
+    .select({ id: t.tasks.id })
+    .from(t.tasks)
+    .where(and(eq(t.tasks.subject, id), eq(t.tasks.kind, "capture")))
+    .limit(1);
+  await cancelTasks(ctx, asked === undefined ? { subject: id } : { subject: id, kind: "capture" });
   return viewCapture(row);
 }
 

@@ -1,4 +1,4 @@
-import { and, asc, eq, ne, or, type SQL } from "drizzle-orm";
+import { and, asc, eq, isNull, ne, or, type SQL } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
 import { isPrivateAddress } from "../../../shared/protocol/values.ts";
@@ -81,7 +81,7 @@ async function neighboursOf(db: Db, host: Host): Promise<Host[]> {
   const pairs = await db
     .select({ boarding: t.pairs.boardingHostId, forward: t.pairs.forwardHostId })
     .from(t.pairs)
-    .where(or(eq(t.pairs.boardingHostId, host.id), eq(t.pairs.forwardHostId, host.id)));
+    .where(and(isNull(t.pairs.retiredAt), or(eq(t.pairs.boardingHostId, host.id), eq(t.pairs.forwardHostId, host.id))));
   const paired = new Set(pairs.flatMap(({ boarding, forward }) => [boarding, forward]));
   const others: Host[] = [];
   for (const id of paired)

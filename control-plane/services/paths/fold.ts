@@ -1,4 +1,4 @@
-import { and, asc, eq, lt } from "drizzle-orm";
+import { sql } from "drizzle-orm";
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
@@ -17,25 +17,19 @@ export async function foldSeries(ctx: Context, batch: number, mostBatches: numbe
 }
 
 async function foldSome(ctx: Context, until: number, batch: number): Promise<number> {
-  const s = t.pathSeries;
+  const chosen = sql`SELECT rowid FROM path_series WHERE span = ${SHORT_SPAN_MS} AND bucket < ${until} ORDER BY bucket, rowid LIMIT ${batch}`;
   return transaction(ctx, async (tx) => {
-    const rows = await tx.db
-      .select()
-      .from(s)
-      .where(and(eq(s.span, SHORT_SPAN_MS), lt(s.bucket, until)))
-      .orderBy(asc(s.bucket))
-      .limit(batch);
-    for (const row of rows) {
-      const { hostId, target, span, bucket } = row;
-      const hour = { ...row, span: LONG_SPAN_MS, bucket: bucket - (bucket % LONG_SPAN_MS) };
-      await tx.db
-        .insert(s)
-        .values(hour)
-        .onConflictDoUpdate({ target: [s.hostId, s.target, s.span, s.bucket], set: ADD_UP });
-      await tx.db
-        .delete(s)
-        .where(and(eq(s.hostId, hostId), eq(s.target, target), eq(s.span, span), eq(s.bucket, bucket)));
-    }
-    return rows.length;
+    // Two statements however many rows: a fleet makes some hundred thousand an hour, and over HTTP each statement is a round trip.
+    await tx.db.all(sql`
+      INSERT INTO path_series
+        (host_id, target, span, bucket, rounds, sent, received, min_us, max_us, answered, p50_sum_us)
+      SELECT host_id, target, ${LONG_SPAN_MS}, bucket - bucket % ${LONG_SPAN_MS}, SUM(rounds), SUM(sent), SUM(received),
+        MIN(min_us), MAX(max_us), SUM(answered), SUM(p50_sum_us)
+      FROM path_series WHERE rowid IN (${chosen}) GROUP BY 1, 2, 4
+      ON CONFLICT (host_id, target, span, bucket) DO UPDATE SET
+        rounds = ${ADD_UP.rounds}, sent = ${ADD_UP.sent}, received = ${ADD_UP.received}, min_us = ${ADD_UP.minUs},
+        max_us = ${ADD_UP.maxUs}, answered = ${ADD_UP.answered}, p50_sum_us = ${ADD_UP.p50SumUs}`);
+    const { rowsAffected } = await tx.db.delete(t.pathSeries).where(sql`rowid IN (${chosen})`);
+    return rowsAffected;
   });
 }

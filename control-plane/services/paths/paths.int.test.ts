@@ -141,6 +141,10 @@ test("a host's word about addresses it has no business with is not kept: neither
   // Only an exit knows its gateway: one address a round, whatever it lists.
   await round(exit, probe("198.51.100.1", 5), probe("198.51.100.2", 5), probe("198.51.100.3", 5));
   expect((await h.ports.db.read.select().from(t.pathSegments)).map((row) => row.target)).toEqual(["198.51.100.1"]);
+  // Nor many, one after another.
+  for (let i = 2; i < 12; i++) await round(exit, probe(`198.51.100.${i}`, 5));
+  await round(exit, probe("198.51.100.1", 5));
+  expect(await h.ports.db.read.select().from(t.pathSegments)).toHaveLength(4);
 });
 
 test("rounds are summed in buckets of five minutes: loss, least, median and most", async () => {

@@ -1,4 +1,4 @@
-import { and, eq } from "drizzle-orm";
+import { and, eq, isNull } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { PathProbe } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
@@ -8,6 +8,9 @@ import { insertEvent } from "../hosts/events.ts";
 import { judge, UNJUDGED } from "./hysteresis.ts";
 import { GATEWAY, nextHops } from "./next-hops.ts";
 import { ADD_UP, SHORT_SPAN_MS } from "./spans.ts";
+
+/** Of an exit, at a time: its segments are forgotten a week after they were last told of. */
+const MOST_GATEWAYS = 4;
 
 /**
  * A host told how its next hops answered: each goes into its segment's series, and may raise or clear its alarm. Targets the
@@ -24,11 +27,21 @@ export async function recordProbes(
   for (const probe of probes) {
     let toHostId = hops.get(probe.target);
     if (toHostId === undefined) {
-      if (!hops.has(GATEWAY) || gateways++ > 0) continue;
+      if (!hops.has(GATEWAY) || gateways++ > 0 || !(await mayBeGateway(tx, hostId, probe.target))) continue;
       toHostId = null;
     }
     await recordProbe(ctx, tx, hostId, probe, toHostId);
   }
+}
+
+/** An exit names its gateway itself, and may change it; one that lies fills no table. */
+async function mayBeGateway(tx: Pick<Transaction, "db">, hostId: Id<"hst">, target: string): Promise<boolean> {
+  const known = await tx.db
+    .select({ target: t.pathSegments.target })
+    .from(t.pathSegments)
+    .where(and(eq(t.pathSegments.hostId, hostId), isNull(t.pathSegments.toHostId)))
+    .limit(MOST_GATEWAYS);
+  return known.length < MOST_GATEWAYS || known.some((one) => one.target === target);
 }
 
 async function recordProbe(

@@ -25,7 +25,13 @@ export async function resumeRollout(ctx: Context, id: Id<"rol">, { retry }: z.in
           .set({ state: "pending", attempt: null, onTrial: false, deadlineAt: null, endedAt: null })
           .where(and(eq(t.rolloutHosts.rolloutId, id), inArray(t.rolloutHosts.state, ["returned", "failed"])));
       const counts = await countHosts(tx.db, id);
-      const state = counts.canaries.pending + counts.canaries.sent > 0 ? ("canary" as const) : ("rolling" as const);
+      const { canaries, others } = counts;
+      const isOpen = canaries.pending + canaries.sent > 0;
+      if (!isOpen && canaries.returned + canaries.failed > 0 && canaries.committed === 0)
+        throw new AppError("conflict", "No canary took this version: resume with retry, or cancel the rollout.");
+      // The others wait for the canaries and the while after them, unless some had it already.
+      const begun = others.sent + others.committed + others.returned + others.failed > 0;
+      const state = isOpen || !begun ? ("canary" as const) : ("rolling" as const);
       const after = { ...before, state, haltReason: null, resumes: before.resumes + 1 };
       expectOne(
         await tx.db

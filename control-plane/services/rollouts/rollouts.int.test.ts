@@ -156,6 +156,8 @@ test.each<[string, TaskOutcome, string]>([
       .where(eq(t.hostEvents.hostId, hosts[0] ?? "hst_"));
     expect(events.map(({ kind }) => kind)).toEqual([`upgrade_${state}`]);
 
+    // No canary has shown that the version works: the others are not given it.
+    expect((await post(h, admin, `/rollouts/${body.id}/resume`, { retry: false })).body.code).toBe("conflict");
     fleet.answers.clear();
     fleet.otherwise = ok({ state: "committed" });
     const before = fleet.asked.at(-1)?.params.attempt;
