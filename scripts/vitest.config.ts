@@ -9,6 +9,8 @@ import { defineConfig } from "vitest/config";
  */
 export default defineConfig({
   test: {
+    // Two files at a time, also on a machine of two cores: most tests wait for others more than they compute.
+    maxWorkers: 2,
     projects: [
       {
         test: {

@@ -105,6 +105,9 @@ async function snapshot(from: string, to: string): Promise<void> {
   client.close();
 }
 
+/** The control plane's word to a host that was removed; see the link session's byes. */
+const SENT_AWAY_MS = 3_600_000;
+
 /** One copy of the origin, coming to life on its own clock. */
 export class World {
   readonly time = new VirtualTime();
@@ -113,6 +116,8 @@ export class World {
   readonly clones: ModelHost[] = [];
   readonly plane: ModelPlane;
   readonly faults: string[] = [];
+  /** Until when a host may stay away that was retired before a restore made it one of ours again. */
+  sentAwayUntil = 0;
   readonly done: Record<string, number> = {};
   readonly refused: Record<string, number> = {};
   readonly #origin: Origin;
@@ -214,12 +219,16 @@ export class World {
   /** The control plane dies, and comes back with the last backup. */
   async restore(): Promise<void> {
     if (this.#backup === undefined) return;
+    const retired = (await this.#rows()).filter((row) => row.state === "retired").map((row) => row.id);
     this.plane.kill();
     await this.plane.db.close();
     for (const suffix of ["", "-wal", "-shm"]) rmSync(join(this.#dir, `trunkline.db${suffix}`), { force: true });
     cpSync(join(this.#dir, "backup.db"), join(this.#dir, "trunkline.db"));
     this.plane.use(await openFileDatabase(join(this.#dir, "trunkline.db"), { migrations: MIGRATIONS }));
     this.#revisions = new Map(this.#backup);
+    // Sent away for an hour, and now wanted again.
+    if ((await this.#rows()).some((row) => row.state !== "retired" && retired.includes(row.id)))
+      this.sentAwayUntil = this.time.mono() + SENT_AWAY_MS;
     this.plane.start();
   }
 
@@ -289,7 +298,8 @@ export class World {
   async rest(mostMs: number): Promise<{ waited: number; left: string[]; faults: string[] }> {
     let left = await this.differences();
     let waited = 0;
-    for (; waited < mostMs && left.length > 0; waited += 2000) {
+    const most = mostMs + Math.max(0, this.sentAwayUntil - this.time.mono());
+    for (; waited < most && left.length > 0; waited += 2000) {
       await this.time.advance(2000);
       await this.check();
       left = await this.differences();
