@@ -3,9 +3,12 @@ export function note(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** The seed of a property test: `FC_SEED` to replay one, otherwise a fresh one. Printed, so that a failure can be replayed. */
-export function propertySeed(name: string): number {
-  const seed = Number(process.env.FC_SEED ?? Date.now() % 2 ** 31);
+/**
+ * The seed of a property test: `FC_SEED` to replay one, otherwise the usual one, or a fresh one where there is none. Printed, so
+ * that a failure can be replayed.
+ */
+export function propertySeed(name: string, usual = Date.now() % 2 ** 31): number {
+  const seed = Number(process.env.FC_SEED ?? usual);
   note(`${name}: FC_SEED=${seed}`);
   return seed;
 }
@@ -14,10 +17,14 @@ export function propertySeed(name: string): number {
  * How a long property test runs: `FC_RUNS` for more or fewer cases than usual, `FC_SEED` and `FC_PATH` to replay the one that
  * failed (fast-check prints both).
  */
-export function propertyRuns(name: string, usual: number): { seed: number; numRuns: number; path?: string } {
+export function propertyRuns(
+  name: string,
+  usual: number,
+  usualSeed?: number,
+): { seed: number; numRuns: number; path?: string } {
   const path = process.env.FC_PATH;
   return {
-    seed: propertySeed(name),
+    seed: propertySeed(name, usualSeed),
     numRuns: Number(process.env.FC_RUNS ?? usual),
     ...(path === undefined ? {} : { path }),
   };
