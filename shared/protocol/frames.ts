@@ -100,7 +100,7 @@ export const hostEventSchema = z.object({
 });
 export type HostEvent = z.infer<typeof hostEventSchema>;
 
-/** Of a ping, in ms: a host waits for none longer than this. */
+/** Of a ping, in ms. Far above what a host waits for, and far below what a row of sums can hold. */
 const roundTrip = z.number().nonnegative().max(600_000);
 
 /** How a next hop answered a few pings in a row. Times in ms; null when nothing was answered. */
