@@ -1,32 +1,23 @@
 import { eq, sql } from "drizzle-orm";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import * as t from "../../control-plane/db/schema/index.ts";
 import { openConnection } from "../../control-plane/services/connections/open.ts";
 import { desiredState } from "../../control-plane/services/hosts/desired-state.ts";
 import { note } from "../../control-plane/testing/note.ts";
 import { toBase64 } from "../../shared/canonical.ts";
-import { instantCrypto } from "./instant-crypto.ts";
 import { kernelOf } from "./model-driver.ts";
 import type { ModelHost } from "./model-host.ts";
-import { Origin, World } from "./world.ts";
+import { sharedOrigin } from "./shared-origin.ts";
+import { World } from "./world.ts";
 
 const MINUTE_MS = 60_000;
 const DAY_MS = 86_400_000;
 
-let origin: Origin;
-let slowAgain: () => void;
-beforeAll(async () => {
-  origin = await Origin.make();
-  slowAgain = instantCrypto();
-});
-afterAll(() => {
-  slowAgain?.();
-  origin?.remove();
-});
+const origin = sharedOrigin();
 
 /** A world at rest, its two lines open. */
 async function inWorld(seed: number, body: (world: World) => Promise<void>): Promise<void> {
-  const world = await World.open(origin, seed);
+  const world = await World.open(origin(), seed);
   try {
     world.calm();
     await rests(world);

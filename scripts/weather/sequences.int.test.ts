@@ -1,9 +1,9 @@
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { note, propertyRuns } from "../../control-plane/testing/note.ts";
 import { deed, perform } from "./deeds.ts";
-import { instantCrypto } from "./instant-crypto.ts";
-import { Origin, World } from "./world.ts";
+import { sharedOrigin } from "./shared-origin.ts";
+import { World } from "./world.ts";
 
 /** How long a fair world may take until every kernel is as it should be: a reconnect's and a retry's longest waits, and the silence before. */
 const MOST_MS = 240_000;
@@ -18,16 +18,7 @@ const LONGEST_MS = Number(process.env.FC_MINUTES ?? 1) * 60_000;
 const USUAL_SEED = 38683281;
 const USUAL_WORLDS = 120;
 
-let origin: Origin;
-let slowAgain: () => void;
-beforeAll(async () => {
-  origin = await Origin.make();
-  slowAgain = instantCrypto();
-});
-afterAll(() => {
-  slowAgain?.();
-  origin?.remove();
-});
+const origin = sharedOrigin();
 
 /** In fair weather the world comes to rest as it should be; answers after how long. */
 async function comesToRest(world: World): Promise<number> {
@@ -47,7 +38,7 @@ test(
     const sequence = fc.array(deed, { minLength: 2, maxLength: 14 });
     await fc.assert(
       fc.asyncProperty(fc.nat(), fc.array(sequence, { minLength: 1, maxLength: 8 }), async (seed, all) => {
-        const world = await World.open(origin, seed);
+        const world = await World.open(origin(), seed);
         try {
           await comesToRest(world);
           for (const deeds of all) {
