@@ -155,10 +155,12 @@ class Connection implements NearSocket, FarEnd {
     const { near, handle } = this;
     this.#end();
     this.#time.after(this.#latency(), () => near?.closed(why));
-    if (handle !== undefined) {
+    if (handle === undefined) return;
+    this.#time.after(this.#latency(), () => {
+      // Only now: until it learns of the end, the control plane may still welcome the host on it.
       this.#wire.onSent({ connection: this.id, t: "", closed: true });
-      this.#time.after(this.#latency(), () => handle.closed());
-    }
+      handle.closed();
+    });
   }
 
   /** What the weather held back goes on, if it now may. */
