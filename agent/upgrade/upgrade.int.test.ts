@@ -69,7 +69,7 @@ async function makeHost(answer: (response: ServerResponse) => void = (response) 
     });
   const ctx = {
     signal: new AbortController().signal,
-    endpoint: () => `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    way: () => ({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }),
   } as TaskContext;
   const codeOf = (run: Promise<unknown>) => run.catch((error) => (error instanceof TaskError ? error.code : error));
   return { dir, opt, asked, restarts, agent, ctx, codeOf, files: new UpgradeFiles(stateDir) };

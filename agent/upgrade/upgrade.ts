@@ -107,7 +107,8 @@ async function stage(
   const [partial, staged] = [files.path("partial.mjs"), files.path("staged.mjs")];
   log.info("fetching another version of the agent", { version, bytes: bundle.size });
   await fetchBundle({
-    url: () => `${ctx.endpoint()}/agent/releases/${version}/${bundle.name}`,
+    way: () => ctx.way(),
+    path: `/agent/releases/${version}/${bundle.name}`,
     file: bundle,
     target: partial,
     signal: AbortSignal.timeout(FETCH_MS),
