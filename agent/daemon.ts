@@ -184,7 +184,8 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
         },
       },
       openSealed: (sealed) => openSealed(keys.box, sealed),
-      way: () => session.way,
+      endpoint: () => session.endpoint.replace(/\/+$/, ""),
+      via: () => session.via,
       now: clock.wall,
     },
   });

@@ -50,6 +50,10 @@ export type Parts = {
 export async function startServer(env: Environment, log: Log, parts: Parts): Promise<Server> {
   const { db, bus, clock, random } = parts;
   const delay: Delay = (ms, fn) => {
+    if (ms === 0) {
+      const turn = setImmediate(fn);
+      return () => clearImmediate(turn);
+    }
     const timer = setTimeout(fn, ms);
     return () => clearTimeout(timer);
   };

@@ -5,7 +5,7 @@ import type { Database, RevisionTarget } from "../ports/index.ts";
 
 type Waiting = { targets: readonly RevisionTarget[]; done: boolean[]; finish(): void };
 
-/** Runs `fn` after so many ms; answers how to call it off. */
+/** Runs `fn` after so many ms, with 0 once what the event loop has before it now is dealt with; answers how to call it off. */
 export type Delay = (ms: number, fn: () => void) => () => void;
 
 /** How often a waiting request looks into the database: another process may hold the host's link, and its hint be lost. */

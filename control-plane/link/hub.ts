@@ -24,7 +24,7 @@ export class LinkHub implements Fleet {
     this.#waiters = waiters;
     this.#bus = bus;
     this.#asks = new TaskAsks(delay);
-    this.#links = new Links(clock, {
+    this.#links = new Links(clock, delay, {
       joined: (hostId, epoch) => bus.publish({ t: "joined", hostId, epoch }),
       applied(hostId, rev, failed) {
         waiters.applied(hostId, rev, failed);

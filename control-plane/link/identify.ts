@@ -1,23 +1,29 @@
-import { eq } from "drizzle-orm";
+import { sql } from "drizzle-orm";
 import { canonicalJson, fromBase64 } from "../../shared/canonical.ts";
 import type { Id } from "../../shared/ids.ts";
 import { stateSignedBytes } from "../../shared/protocol/desired-state.ts";
 import { type HelloFrame, helloSignedBytes } from "../../shared/protocol/frames.ts";
+import { inList } from "../db/indexed.ts";
+import { prepared } from "../db/prepared.ts";
 import * as t from "../db/schema/index.ts";
 import { type Context, makeId } from "../services/context.ts";
-import { desiredState } from "../services/hosts/desired-state.ts";
-import { joinHost } from "../services/hosts/report.ts";
+import { desiredStates, type HostState } from "../services/hosts/desired-state.ts";
+import { type Joined, joinHosts } from "../services/hosts/join.ts";
 import { failedItems } from "./applied-waiters.ts";
 import type { Identified, SignedState } from "./session.ts";
 
-/** Checks a hello: a host we know, its identity's signature over our nonce, an epoch newer than any before. */
-export async function identify(
-  ctx: Context,
-  hello: HelloFrame,
-  nonce: string,
-): Promise<Identified & { role?: string }> {
-  const [host] = await ctx.ports.db.read
+export type Hello = {
+  hello: HelloFrame;
+  nonce: string;
+  /** False once the link it came by is gone. */
+  alive(): boolean;
+};
+export type Answer = Identified & { role?: string };
+
+const KNOWN = prepared((db) =>
+  db
     .select({
+      id: t.hosts.id,
       role: t.hosts.role,
       identity: t.hosts.identityPublicKey,
       state: t.hosts.state,
@@ -26,27 +32,51 @@ export async function identify(
       appliedResults: t.hosts.appliedResults,
     })
     .from(t.hosts)
-    .where(eq(t.hosts.id, hello.hostId));
-  if (host === undefined) return { ok: false, why: "refused" };
-  const key = await crypto.subtle.importKey("raw", fromBase64(host.identity), "Ed25519", false, ["verify"]);
-  const bytes = helloSignedBytes({ nonce, hostId: hello.hostId, epoch: hello.epoch });
-  if (!(await crypto.subtle.verify("Ed25519", key, fromBase64(hello.signature), bytes)))
-    return { ok: false, why: "refused" };
-  if (host.state === "retired" && hasCleared(host, hello)) return { ok: false, why: "refused" };
-  const join = await joinHost(ctx, hello);
+    .where(inList(t.hosts.id, sql.placeholder("ids")))
+    .prepare(),
+);
+type Known = Awaited<ReturnType<ReturnType<typeof KNOWN>["all"]>>[number];
+
+/**
+ * Checks hellos: each from a host we know, with its identity's signature over our nonce, of an epoch newer than any before.
+ * One whose link went while the signatures were checked is let in no more: it would be online without a link.
+ */
+export async function identify(ctx: Context, hellos: readonly Hello[]): Promise<Answer[]> {
+  const ids = JSON.stringify(hellos.map(({ hello }) => hello.hostId));
+  const known = new Map((await KNOWN(ctx.ports.db.read).all({ ids })).map((host) => [host.id, host]));
+  const proved = await Promise.all(
+    hellos.map(async (one) => {
+      const host = known.get(one.hello.hostId);
+      return host !== undefined && (await isProved(host, one)) ? host : undefined;
+    }),
+  );
+  const joining = hellos.filter(({ alive }, i) => proved[i] !== undefined && alive());
+  const joined = await joinHosts(
+    ctx,
+    joining.map(({ hello }) => hello),
+  );
+  return hellos.map((one, i) => answerOf(ctx, proved[i], joined[joining.indexOf(one)]));
+}
+
+function answerOf(ctx: Context, host: Known | undefined, join: Joined | undefined): Answer {
+  if (host === undefined || join === undefined) return { ok: false, why: "refused" };
   return join.joined
     ? { ok: true, session: makeId(ctx.ports, "lnk"), role: host.role }
     : { ok: false, why: "stale_epoch", epoch: join.epoch };
+}
+
+async function isProved(host: Known, { hello, nonce }: Hello): Promise<boolean> {
+  const key = await crypto.subtle.importKey("raw", fromBase64(host.identity), "Ed25519", false, ["verify"]);
+  const bytes = helloSignedBytes({ nonce, hostId: hello.hostId, epoch: hello.epoch });
+  if (!(await crypto.subtle.verify("Ed25519", key, fromBase64(hello.signature), bytes))) return false;
+  return !(host.state === "retired" && hasCleared(host, hello));
 }
 
 /**
  * A retired host is let in until it has been told that it should hold nothing and has verified that it does; then never again,
  * whatever it says of itself.
  */
-function hasCleared(
-  host: { desiredRev: number; appliedRev: number | null; appliedResults: t.ItemResult[] | null },
-  { applied, accepted }: HelloFrame,
-): boolean {
+function hasCleared(host: Known, { applied, accepted }: HelloFrame): boolean {
   const acknowledged = (host.appliedRev ?? -1) >= host.desiredRev;
   if (acknowledged && failedItems(host.appliedResults ?? []).length === 0) return true;
   // What it took after that could not be applied whole.
@@ -54,13 +84,20 @@ function hasCleared(
   return applied !== null && applied.rev >= host.desiredRev;
 }
 
-/** A host's desired state as of now, signed for that host. */
-export async function loadState(
-  ctx: Context,
-  hostId: Id<"hst">,
-): Promise<SignedState & { retired: boolean; withheld: string[] }> {
-  const state = await desiredState(ctx.ports.db.read, hostId);
-  if (state === undefined) throw new Error(`host ${hostId} is gone`);
+export type Loaded = SignedState & { retired: boolean; withheld: string[] };
+
+/** Hosts' desired states as of now, each signed for its host; an error for a host that there is not. */
+export async function loadStates(ctx: Context, hostIds: readonly Id<"hst">[]): Promise<(Loaded | Error)[]> {
+  const states = await desiredStates(ctx.ports.db.read, hostIds);
+  return Promise.all(
+    hostIds.map((hostId) => {
+      const state = states.get(hostId);
+      return state === undefined ? new Error(`host ${hostId} is gone`) : signed(ctx, hostId, state);
+    }),
+  );
+}
+
+async function signed(ctx: Context, hostId: Id<"hst">, state: HostState): Promise<Loaded> {
   const { signer } = ctx.ports;
   const sha256 = await signer.sha256(canonicalJson(state.items));
   const value = await signer.sign(stateSignedBytes({ hostId, rev: state.rev, sha256 }));

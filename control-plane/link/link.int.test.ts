@@ -260,7 +260,7 @@ test("a second session of a host ends the first, whose acks and reports count no
   first.ack(ack);
   // The first may be held by another process, which knows nothing of the second: the database refuses by epoch.
   const ctx = systemContext(server.ports, "test");
-  expect(await acknowledge(ctx, agent.hostId, agent.epoch - 1, ack)).toBe(false);
+  expect(await acknowledge(ctx, [{ hostId: agent.hostId, epoch: agent.epoch - 1, ...ack }])).toEqual([false]);
   expect(await observe(ctx, agent.hostId, agent.epoch - 1, { load1: 99 }, [])).toBe(false);
   expect(await rowOf(agent)).toMatchObject({ appliedRev: null, observed: null, state: "online" });
   second.ack(ack);

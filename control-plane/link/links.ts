@@ -4,16 +4,19 @@ import type { HelloFrame, ServerFrame } from "../../shared/protocol/frames.ts";
 import type { Ports } from "../ports/index.ts";
 import { type Context, systemContext } from "../services/context.ts";
 import { recordHostEvent, recordNeedsUpgrade, recordSuperseded } from "../services/hosts/events.ts";
-import { acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
+import { type Ack, acknowledge, leaveHost, observe, touchSeen } from "../services/hosts/report.ts";
 import { UsageQueue } from "../services/usage/queue.ts";
-import { failedItems } from "./applied-waiters.ts";
-import { Gate } from "./gate.ts";
-import { identify, loadState } from "./identify.ts";
+import { type Delay, failedItems } from "./applied-waiters.ts";
+import { Batch, type BatchSize } from "./batch.ts";
+import { type Answer, type Hello, identify, type Loaded, loadStates } from "./identify.ts";
 import type { Link, LinkClock, LinkHandle, LinkListener, Socket } from "./link.ts";
 import { type Action, type CloseReason, ServerSession } from "./session.ts";
 
-/** Hellos checked at once: after a restart ten thousand hosts come back, and each costs a signature and a transaction. */
-const HELLOS_AT_ONCE = 32;
+/**
+ * Hellos, states or acks dealt with at once: after a restart ten thousand hosts come back, and others want their turn too. A link
+ * has one of them waiting at a time, so that more than the second number takes more links than a process has files for.
+ */
+const AT_ONCE: BatchSize = { most: 64, mostWaiting: 65_536 };
 /** How far a host's clock may be off before operators are told. Ends on the host are enforced by its own clock. */
 const CLOCK_SKEW_MS = 5_000;
 /** Frames of one host that may wait for the database; one that sends faster than they are written is sent away. */
@@ -28,13 +31,19 @@ export class Links {
   readonly #listener: LinkListener;
   readonly #all = new Set<Link>();
   readonly #joined = new Map<Id<"hst">, Link>();
-  readonly #gate = new Gate(HELLOS_AT_ONCE);
+  readonly #hellos: Batch<Hello, Answer>;
+  readonly #loads: Batch<Id<"hst">, Loaded>;
+  readonly #acks: Batch<Ack, boolean>;
   readonly #usage = new UsageQueue();
   #draining = false;
 
-  constructor(clock: LinkClock, listener: LinkListener) {
+  constructor(clock: LinkClock, delay: Delay, listener: LinkListener) {
     this.#clock = clock;
     this.#listener = listener;
+    const batchClock = { monotonic: clock.monotonic, delay };
+    this.#hellos = new Batch((hellos) => identify(this.#ctx, hellos), batchClock, AT_ONCE);
+    this.#loads = new Batch((hostIds) => loadStates(this.#ctx, hostIds), batchClock, AT_ONCE);
+    this.#acks = new Batch((acks) => acknowledge(this.#ctx, acks), batchClock, AT_ONCE);
   }
 
   /** The links need the ports once they are whole, before the first socket. */
@@ -169,14 +178,12 @@ export class Links {
   async #perform(link: Link, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
     const ctx = this.#ctx;
     if (action.do === "identify") {
-      const result = await this.#gate.run(async () =>
-        // A host that gave up while it waited its turn is not let in: it would be online without a link.
-        this.#all.has(link) ? identify(ctx, action.hello, action.nonce) : undefined,
-      );
-      if (result === undefined) return;
+      const { hello, nonce } = action;
+      // A host that gave up while it waited its turn is not let in: it would be online without a link.
+      const result = await this.#hellos.ask({ hello, nonce, alive: () => this.#all.has(link) });
       // The socket may have gone while the database was asked.
       if (!this.#all.has(link)) return;
-      if (result.ok && !this.#join(link, action.hello, result.role ?? "unknown")) return;
+      if (result.ok) this.#join(link, action.hello, result.role ?? "unknown");
       this.#run(link, link.session.identified(result));
       if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
       return;
@@ -184,13 +191,13 @@ export class Links {
     const { hello } = link;
     if (hello === undefined) return;
     if (action.do === "load") {
-      const { retired, withheld, ...state } = await loadState(ctx, hello.hostId);
+      const { retired, withheld, ...state } = await this.#loads.ask(hello.hostId);
       link.retired = retired;
       if (withheld.length > 0) this.#record(hello.hostId, () => recordNeedsUpgrade(ctx, hello.hostId, withheld));
       this.#run(link, link.session.loaded(state, this.#clock.monotonic()));
     } else if (action.do === "ack") {
       const { rev, sha256, results } = action.ack;
-      if (!(await acknowledge(ctx, hello.hostId, hello.epoch, { rev, sha256, results })))
+      if (!(await this.#acks.ask({ hostId: hello.hostId, epoch: hello.epoch, rev, sha256, results })))
         return this.#run(link, link.session.close("superseded"));
       const failed = failedItems(results);
       this.#listener.applied(hello.hostId, rev, failed);
@@ -210,21 +217,15 @@ export class Links {
     }
   }
 
-  /** Answers false when a newer session of the host joined first: answers of the database may come in another order than its commits. */
-  #join(link: Link, hello: HelloFrame, role: string): boolean {
-    const older = this.#joined.get(hello.hostId);
-    if (older?.hello !== undefined && older.hello.epoch > hello.epoch) {
-      this.#supersede(link, hello.hostId);
-      return false;
-    }
+  #join(link: Link, hello: HelloFrame, role: string): void {
     link.hello = hello;
     link.role = role;
+    const older = this.#joined.get(hello.hostId);
     this.#joined.set(hello.hostId, link);
     if (older !== undefined) this.#supersede(older, hello.hostId);
     this.#listener.joined(hello.hostId, hello.epoch);
     this.#ctx.ports.metrics.count("links_opened", { role });
     this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
-    return true;
   }
 
   #supersede(older: Link, hostId: Id<"hst">): void {

@@ -1,13 +1,21 @@
-import { and, count, eq, gt, inArray, isNull, ne, or } from "drizzle-orm";
+import { and, count, eq, gt, isNull, ne } from "drizzle-orm";
+import { alias } from "drizzle-orm/sqlite-core";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
+import { activeConnection, inList } from "../../db/indexed.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Transaction } from "../../db/transaction.ts";
 import type { Context } from "../context.ts";
-import { isOnline } from "../hosts/reach.ts";
+import { isOnlineSql } from "../hosts/reach.ts";
 import { nextFreePort } from "./allocate-port.ts";
 
-export type Slot = { pair: typeof t.pairs.$inferSelect; port: number };
+type Pair = Pick<
+  typeof t.pairs.$inferSelect,
+  "id" | "boardingHostId" | "forwardHostId" | "startPort" | "maxLoad" | "lastPort"
+>;
+/** With the most connections that its hosts take; null is no limit but its ports. */
+type Candidate = Pair & { boardingCapacity: number | null; forwardCapacity: number | null };
+export type Slot = { pair: Pair; port: number };
 
 /**
  * Finds a port for a new connection: the least-loaded online forward host that serves the source region, then its next free
@@ -22,71 +30,86 @@ export async function chooseSlot(
   exclude: ReadonlySet<Id<"hst">>,
 ): Promise<Slot> {
   const now = ctx.ports.clock.now();
-  const hosts = await tx.db
-    .select()
-    .from(t.hosts)
-    .where(and(inArray(t.hosts.role, ["boarding", "forward"]), eq(t.hosts.approved, true)));
-  const online = new Map(hosts.filter((host) => isOnline(host, now)).map((host) => [host.id, host]));
-  const pairs = (await tx.db.select().from(t.pairs).where(isNull(t.pairs.retiredAt))).filter(
-    (pair) =>
-      online.get(pair.boardingHostId)?.regionId === line.sourceRegionId &&
-      online.has(pair.forwardHostId) &&
-      !exclude.has(pair.forwardHostId),
-  );
+  const pairs = (await pairsOnline(tx, line.sourceRegionId, now)).filter((pair) => !exclude.has(pair.forwardHostId));
   if (pairs.length === 0) throw new AppError("no_forward_host");
 
-  const taken = await takenPorts(
-    tx,
-    pairs.map((pair) => pair.forwardHostId),
-    now - ctx.ports.settings.portQuarantineMs,
-    line.id,
-  );
-  const byLoad = [...pairs].sort((a, b) => {
-    const load = (pair: Slot["pair"]) => (taken.get(pair.forwardHostId)?.active ?? 0) / pair.maxLoad;
-    return load(a) - load(b) || (a.id < b.id ? -1 : 1);
-  });
+  const active = await activeCounts(tx, pairs);
+  const load = (pair: Pair) => (active.get(pair.forwardHostId) ?? 0) / pair.maxLoad;
+  const byLoad = pairs.sort((a, b) => load(a) - load(b) || (a.id < b.id ? -1 : 1));
+  const restingSince = now - ctx.ports.settings.portQuarantineMs;
   for (const pair of byLoad) {
-    const { capacity } = online.get(pair.forwardHostId) ?? {};
-    if (typeof capacity === "number" && (taken.get(pair.forwardHostId)?.active ?? 0) >= capacity) continue;
-    if (await isFull(tx, online.get(pair.boardingHostId))) continue;
-    const port = nextFreePort(pair, taken.get(pair.forwardHostId)?.ports ?? new Set());
+    if (pair.forwardCapacity !== null && (active.get(pair.forwardHostId) ?? 0) >= pair.forwardCapacity) continue;
+    if (await isFull(tx, pair)) continue;
+    const port = nextFreePort(pair, await takenPorts(tx, pair.forwardHostId, restingSince, line.id));
     if (port !== undefined) return { pair, port };
   }
   throw new AppError("lines_busy");
 }
 
-/** Does a boarding host have as many connections as it may? */
-async function isFull(tx: Transaction, boarding: typeof t.hosts.$inferSelect | undefined): Promise<boolean> {
-  if (boarding === undefined || boarding.capacity === null) return false;
+/** The pairs that board in this region and whose both hosts are approved and online. */
+function pairsOnline(tx: Transaction, regionId: string, now: number): Promise<Candidate[]> {
+  const boarding = alias(t.hosts, "boarding");
+  const forward = alias(t.hosts, "forward");
+  return tx.db
+    .select({
+      id: t.pairs.id,
+      boardingHostId: t.pairs.boardingHostId,
+      forwardHostId: t.pairs.forwardHostId,
+      startPort: t.pairs.startPort,
+      maxLoad: t.pairs.maxLoad,
+      lastPort: t.pairs.lastPort,
+      boardingCapacity: boarding.capacity,
+      forwardCapacity: forward.capacity,
+    })
+    .from(boarding)
+    .innerJoin(t.pairs, eq(t.pairs.boardingHostId, boarding.id))
+    .innerJoin(forward, eq(forward.id, t.pairs.forwardHostId))
+    .where(
+      and(
+        eq(boarding.role, "boarding"),
+        eq(boarding.regionId, regionId),
+        isNull(t.pairs.retiredAt),
+        ...[boarding, forward].flatMap((host) => [eq(host.approved, true), isOnlineSql(now, host)]),
+      ),
+    );
+}
+
+/** Does the pair's boarding host have as many connections as it may? */
+async function isFull(tx: Transaction, { boardingHostId, boardingCapacity }: Candidate): Promise<boolean> {
+  if (boardingCapacity === null) return false;
   const [row] = await tx.db
     .select({ n: count() })
     .from(t.connections)
     .innerJoin(t.pairs, eq(t.pairs.id, t.connections.pairId))
-    .where(and(eq(t.pairs.boardingHostId, boarding.id), eq(t.connections.state, "active")));
-  return (row?.n ?? 0) >= boarding.capacity;
+    .where(and(eq(t.pairs.boardingHostId, boardingHostId), activeConnection));
+  return (row?.n ?? 0) >= boardingCapacity;
 }
 
-/** Per forward host: how many connections are active, and which ports are in use or rest. */
-async function takenPorts(tx: Transaction, forwardIds: Id<"hst">[], restingSince: number, lineId: Id<"lin">) {
+/** How many connections run on each pair's forward host. */
+async function activeCounts(tx: Transaction, pairs: readonly Pair[]): Promise<Map<Id<"hst">, number>> {
+  const ids = JSON.stringify([...new Set(pairs.map((pair) => pair.forwardHostId))]);
   const rows = await tx.db
-    .select({ host: t.connections.forwardHostId, port: t.connections.port, state: t.connections.state })
+    .select({ host: t.connections.forwardHostId, n: count() })
     .from(t.connections)
-    .where(
-      and(
-        inArray(t.connections.forwardHostId, [...new Set(forwardIds)]),
-        or(
-          eq(t.connections.state, "active"),
-          // A port rests from other customers' late packets; the line that had it may have it again at once.
-          and(gt(t.connections.closedAt, restingSince), ne(t.connections.lineId, lineId)),
-        ),
-      ),
-    );
-  const taken = new Map<string, { active: number; ports: Set<number> }>();
-  for (const { host, port, state } of rows) {
-    const entry = taken.get(host) ?? { active: 0, ports: new Set<number>() };
-    entry.ports.add(port);
-    if (state === "active") entry.active++;
-    taken.set(host, entry);
-  }
-  return taken;
+    .where(and(inList(t.connections.forwardHostId, ids), activeConnection))
+    .groupBy(t.connections.forwardHostId);
+  return new Map(rows.map(({ host, n }) => [host, n]));
+}
+
+/** The ports of a forward host that are in use or rest. */
+async function takenPorts(
+  tx: Transaction,
+  forwardHostId: Id<"hst">,
+  restingSince: number,
+  lineId: Id<"lin">,
+): Promise<Set<number>> {
+  const port = { port: t.connections.port };
+  const here = eq(t.connections.forwardHostId, forwardHostId);
+  const used = await tx.db.select(port).from(t.connections).where(and(here, activeConnection));
+  const resting = await tx.db
+    .select(port)
+    .from(t.connections)
+    // A port rests from other customers' late packets; the line that had it may have it again at once.
+    .where(and(here, gt(t.connections.closedAt, restingSince), ne(t.connections.lineId, lineId)));
+  return new Set([...used, ...resting].map((row) => row.port));
 }

@@ -32,23 +32,23 @@ import { openConnection } from "../connections/open.ts";
 import { updateLine } from "../lines/update.ts";
 import { payOrder } from "../orders/pay.ts";
 import { creditWallet } from "../wallet/credit.ts";
-import { desiredState } from "./desired-state.ts";
+import { desiredState, desiredStates } from "./desired-state.ts";
 import { enrolHost } from "./enrol.ts";
 import { createEnrolmentToken } from "./enrolment-tokens.ts";
+import { joinHosts } from "./join.ts";
 import { drainHost, resumeHost, retireHost } from "./life.ts";
 import { createPair, deletePair, listPairs, updatePair } from "./pairs.ts";
 import { replaceHost } from "./replace.ts";
-import { acknowledge, joinHost, leaveHost, observe } from "./report.ts";
+import { acknowledge, leaveHost, observe } from "./report.ts";
 import { approveHost, updateHost } from "./update.ts";
 
 type States = Map<string, { rev: number; content: string }>;
 
 async function statesOf(db: Db): Promise<States> {
   const states: States = new Map();
-  for (const { id } of await db.select({ id: t.hosts.id }).from(t.hosts)) {
-    const state = await desiredState(db, id);
-    if (state !== undefined) states.set(id, { rev: state.rev, content: canonicalJson(state.items) });
-  }
+  const ids = (await db.select({ id: t.hosts.id }).from(t.hosts)).map(({ id }) => id);
+  for (const [id, { rev, items }] of await desiredStates(db, ids))
+    states.set(id, { rev, content: canonicalJson(items) });
   return states;
 }
 
@@ -251,19 +251,24 @@ async function run(h: Harness, who: Person, c: Command, step: number): Promise<v
     if (host === undefined) return;
     const applied = { rev: host.desiredRev, sha256: "0".repeat(64) };
     if (c.what === "join")
-      await joinHost(ctx, {
-        t: "hello",
-        hostId: host.id,
-        epoch: host.epoch + 1,
-        signature: "",
-        version: "2",
-        bootId: "b",
-        capabilities: [],
-        applied,
-        ...(step % 3 === 0 ? {} : { understands: { items: step % 3 === 1 ? { relay: 1 } : ITEM_VERSIONS, tasks: {} } }),
-      });
+      await joinHosts(ctx, [
+        {
+          t: "hello",
+          hostId: host.id,
+          epoch: host.epoch + 1,
+          signature: "",
+          version: "2",
+          bootId: "b",
+          capabilities: [],
+          applied,
+          ...(step % 3 === 0
+            ? {}
+            : { understands: { items: step % 3 === 1 ? { relay: 1 } : ITEM_VERSIONS, tasks: {} } }),
+        },
+      ]);
     else if (c.what === "leave") await leaveHost(ctx, host.id, host.epoch, "silent");
-    else if (c.what === "ack") await acknowledge(ctx, host.id, host.epoch, { ...applied, results: [] });
+    else if (c.what === "ack")
+      await acknowledge(ctx, [{ hostId: host.id, epoch: host.epoch, ...applied, results: [] }]);
     else await observe(ctx, host.id, host.epoch, { load1: step }, []);
   } else {
     await hostsUp(h);
@@ -301,10 +306,12 @@ test("whenever what a host should hold changes, its revision grows in the same t
           expect(seen.faults).toEqual([]);
         }
         changes += seen.changes;
-        // The state is a pure function of the database, and one that agents accept.
-        for (const { id } of await h.ports.db.read.select({ id: t.hosts.id }).from(t.hosts)) {
-          const [one, two] = [await desiredState(h.ports.db.read, id), await desiredState(h.ports.db.read, id)];
-          expect(two).toEqual(one);
+        // The state is a pure function of the database, the same whichever hosts it is asked for with, and one that agents accept.
+        const ids = (await h.ports.db.read.select({ id: t.hosts.id }).from(t.hosts)).map(({ id }) => id);
+        const together = await desiredStates(h.ports.db.read, ids);
+        for (const id of ids) {
+          const one = await desiredState(h.ports.db.read, id);
+          expect(together.get(id)).toEqual(one);
           for (const item of one?.items ?? []) expect(stateItemSchema.safeParse(item).error).toBeUndefined();
           expect(new Set(one?.items.map((item) => item.id)).size).toBe(one?.items.length);
         }

@@ -1,13 +1,14 @@
-import { and, asc, eq, inArray, isNull } from "drizzle-orm";
+import { and, asc, eq, inArray, isNull, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
 import { type Understands, understandsItem, understandsSchema } from "../../../shared/protocol/versions.ts";
-import { activeConnection, keptLine } from "../../db/indexed.ts";
+import { activeConnection, inList, keptLine } from "../../db/indexed.ts";
+import { prepared } from "../../db/prepared.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { linkItems, linkNeighbours } from "./link-ways.ts";
 import { addressFrom } from "./reach.ts";
-import { unionOf } from "./whitelist-size.ts";
+import { whitelists } from "./whitelists.ts";
 
 /** The tunnel as every exit has it. One client a line, always the same address. */
 export const TUNNEL = {
@@ -46,120 +47,207 @@ export function understandsOf(host: Pick<Host, "understands">): Understands | nu
   return host.understands === null ? null : understandsSchema.parse(JSON.parse(host.understands));
 }
 
+/** What of a host's row its own state depends on. */
+const OWN = {
+  id: t.hosts.id,
+  role: t.hosts.role,
+  approved: t.hosts.approved,
+  state: t.hosts.state,
+  understands: t.hosts.understands,
+  desiredRev: t.hosts.desiredRev,
+  publicAddress: t.hosts.publicAddress,
+  privateAddress: t.hosts.privateAddress,
+  privateNetwork: t.hosts.privateNetwork,
+  outInterface: t.hosts.outInterface,
+  relayDriver: t.hosts.relayDriver,
+  wireguardPort: t.hosts.wireguardPort,
+  uplinkPort: t.hosts.uplinkPort,
+  linkProxyPort: t.hosts.linkProxyPort,
+};
+type Own = Pick<Host, keyof typeof OWN>;
+
+/** What of a host's row the states of those that send to it depend on. */
+const OTHER = {
+  state: t.hosts.state,
+  publicAddress: t.hosts.publicAddress,
+  privateAddress: t.hosts.privateAddress,
+  privateNetwork: t.hosts.privateNetwork,
+  wireguardPort: t.hosts.wireguardPort,
+};
+
+const IDS = sql.placeholder("ids");
+const idsOf = (rows: readonly { id: string }[]) => ({ ids: JSON.stringify(rows.map(({ id }) => id)) });
+
+const HOSTS = prepared((db) => db.select(OWN).from(t.hosts).where(inList(t.hosts.id, IDS)).prepare());
+
 /** What one host should hold: a pure function of the database. Every change that alters it bumps the host's revision. */
 export async function desiredState(db: Db, hostId: Id<"hst">): Promise<HostState | undefined> {
-  const [host] = await db.select().from(t.hosts).where(eq(t.hosts.id, hostId));
-  if (host === undefined) return undefined;
-  const retired = host.state === "retired";
-  if (!host.approved || retired) return { rev: host.desiredRev, items: [], withheld: [], retired };
-  const items = [
-    ...(await { boarding: boardingItems, forward: forwardItems, exit: exitItems }[host.role](db, host)),
-    ...(await linkItems(db, host)),
+  return (await desiredStates(db, [hostId])).get(hostId);
+}
+
+/** The same for several hosts at the cost of about one. A host that there is not is missing from the answer. */
+export async function desiredStates(db: Db, hostIds: readonly Id<"hst">[]): Promise<Map<Id<"hst">, HostState>> {
+  const hosts = await HOSTS(db).all({ ids: JSON.stringify(hostIds) });
+  const holding = hosts.filter((host) => host.approved && host.state !== "retired");
+  const of = (role: Own["role"]) => holding.filter((host) => host.role === role);
+  const parts = [
+    await boardingItems(db, of("boarding")),
+    await forwardItems(db, of("forward")),
+    await exitItems(db, of("exit")),
+    await linkItems(db, holding),
   ];
+  return new Map(
+    hosts.map((host) => [
+      host.id,
+      stateOf(
+        host,
+        parts.flatMap((part) => part.get(host.id) ?? []),
+      ),
+    ]),
+  );
+}
+
+function stateOf(host: Own, items: readonly StateItem[]): HostState {
   const said = understandsOf(host);
   const withheld = new Set(items.map((item) => item.type).filter((kind) => !understandsItem(said, kind)));
   return {
     rev: host.desiredRev,
     items: items.filter((item) => !withheld.has(item.type)),
     withheld: [...withheld],
-    retired,
+    retired: host.state === "retired",
   };
 }
+
+/** Of several hosts, by their ids, each one's in order. */
+type Items = Map<Id<"hst">, StateItem[]>;
+
+const PAIRS = prepared((db) =>
+  db
+    .select({
+      id: t.pairs.id,
+      boardingHostId: t.pairs.boardingHostId,
+      startPort: t.pairs.startPort,
+      maxLoad: t.pairs.maxLoad,
+      forward: OTHER,
+    })
+    .from(t.pairs)
+    .innerJoin(t.hosts, eq(t.hosts.id, t.pairs.forwardHostId))
+    .where(and(inList(t.pairs.boardingHostId, IDS), isNull(t.pairs.retiredAt)))
+    .orderBy(asc(t.pairs.id))
+    .prepare(),
+);
 
 /**
  * A boarding host relays each pair's whole range to the same ports of its forward host; by nftables whatever its driver, since
  * socat would cross the clients of a burst.
  */
-async function boardingItems(db: Db, host: Host): Promise<StateItem[]> {
-  const rows = await db
-    .select({ pair: t.pairs, forward: t.hosts })
-    .from(t.pairs)
-    .innerJoin(t.hosts, eq(t.hosts.id, t.pairs.forwardHostId))
-    .where(and(eq(t.pairs.boardingHostId, host.id), isNull(t.pairs.retiredAt)))
-    .orderBy(asc(t.pairs.id));
-  return rows.flatMap(({ pair, forward }): StateItem[] => {
+async function boardingItems(db: Db, hosts: readonly Own[]): Promise<Items> {
+  if (hosts.length === 0) return new Map();
+  const pairs = Map.groupBy(await PAIRS(db).all(idsOf(hosts)), (pair) => pair.boardingHostId);
+  const itemOf = (
+    host: Own,
+    { id, startPort, maxLoad, forward }: NonNullable<ReturnType<typeof pairs.get>>[number],
+  ) => {
     const address = addressFrom(host, forward);
     if (address === null || forward.state === "retired") return [];
-    const listen = { from: pair.startPort, to: pair.startPort + pair.maxLoad - 1 };
-    return [{ type: "relay", id: pair.id, listen, to: { address, port: "same" }, driver: "nft" }];
-  });
+    const listen = { from: startPort, to: startPort + maxLoad - 1 };
+    return [{ type: "relay" as const, id, listen, to: { address, port: "same" as const }, driver: "nft" as const }];
+  };
+  return new Map(hosts.map((host) => [host.id, (pairs.get(host.id) ?? []).flatMap((pair) => itemOf(host, pair))]));
 }
 
-/** A forward host relays one port a connection to that connection's exit, and takes other hosts' captures. */
-async function forwardItems(db: Db, host: Host): Promise<StateItem[]> {
-  const rows = await db
-    .select({ connection: t.connections, exit: t.hosts })
+const MAPPINGS = prepared((db) =>
+  db
+    .select({
+      id: t.connections.id,
+      forwardHostId: t.connections.forwardHostId,
+      port: t.connections.port,
+      exit: OTHER,
+    })
     .from(t.connections)
     .innerJoin(t.hosts, eq(t.hosts.id, t.connections.exitHostId))
-    .where(and(eq(t.connections.forwardHostId, host.id), activeConnection))
-    .orderBy(asc(t.connections.port));
-  const relays = rows.flatMap(({ connection, exit }): StateItem[] => {
-    const address = addressFrom(host, exit);
-    if (address === null) return [];
-    const listen = { from: connection.port, to: connection.port };
-    const to = { address, port: exit.wireguardPort };
-    return [{ type: "relay", id: connection.id, listen, to, driver: host.relayDriver }];
-  });
-  const uplink: StateItem[] =
-    host.privateAddress === null
-      ? []
-      : [{ type: "uplink", id: "uplink", address: host.privateAddress, port: host.uplinkPort }];
-  return [...relays, ...uplink];
+    .where(and(inList(t.connections.forwardHostId, IDS), activeConnection))
+    .orderBy(asc(t.connections.port))
+    .prepare(),
+);
+
+/** A forward host relays one port a connection to that connection's exit, and takes other hosts' captures. */
+async function forwardItems(db: Db, hosts: readonly Own[]): Promise<Items> {
+  if (hosts.length === 0) return new Map();
+  const connections = Map.groupBy(await MAPPINGS(db).all(idsOf(hosts)), (connection) => connection.forwardHostId);
+  return new Map(
+    hosts.map((host) => {
+      const relays = (connections.get(host.id) ?? []).flatMap(({ id, port, exit }): StateItem[] => {
+        const address = addressFrom(host, exit);
+        if (address === null) return [];
+        const to = { address, port: exit.wireguardPort };
+        return [{ type: "relay", id, listen: { from: port, to: port }, to, driver: host.relayDriver }];
+      });
+      const { privateAddress: address, uplinkPort: port } = host;
+      const uplink: StateItem[] = address === null ? [] : [{ type: "uplink", id: "uplink", address, port }];
+      return [host.id, [...relays, ...uplink]];
+    }),
+  );
 }
 
-/** An exit holds its line's tunnel, with the active connection's client as its peer, and the line's whitelist. */
-async function exitItems(db: Db, host: Host): Promise<StateItem[]> {
-  const [found] = await db
-    .select({ line: t.lines, endsAt: t.resources.endsAt })
+const LINES = prepared((db) =>
+  db
+    .select({
+      id: t.lines.id,
+      exitHostId: t.lines.exitHostId,
+      userId: t.lines.userId,
+      state: t.lines.state,
+      mtu: t.lines.mtu,
+      endsAt: t.resources.endsAt,
+    })
     .from(t.lines)
     .innerJoin(t.resources, eq(t.resources.id, t.lines.resourceId))
-    .where(and(eq(t.lines.exitHostId, host.id), keptLine, inArray(t.lines.state, ["provisioning", "active", "off"])));
-  if (found === undefined) return [];
-  const { line, endsAt } = found;
-  const on = line.state !== "off";
-  const peers = on
-    ? await db
-        .select()
-        .from(t.connections)
-        .where(and(eq(t.connections.lineId, line.id), activeConnection))
-    : [];
-  return [
-    {
-      type: "wireguard",
-      id: "tunnel",
-      interface: TUNNEL.interface,
-      listenPort: host.wireguardPort,
-      address: TUNNEL.exitAddress,
-      mtu: line.mtu ?? TUNNEL.mtu,
-      peers: peers.map((connection) => ({
-        publicKey: connection.clientPublicKey,
-        allowedIps: [TUNNEL.clientAddress],
-        keepalive: 0,
-        notAfter: endsAt,
-      })),
-    },
-    {
-      type: "whitelist",
-      id: "whitelist",
-      interface: TUNNEL.interface,
-      ...(on ? await allowed(db, line) : { cidrs: [], domains: [] }),
-      outInterface: host.outInterface,
-    },
-  ];
-}
+    .where(and(inList(t.lines.exitHostId, IDS), keptLine, inArray(t.lines.state, ["provisioning", "active", "off"])))
+    .prepare(),
+);
+const PEERS = prepared((db) =>
+  db
+    .select({ lineId: t.connections.lineId, publicKey: t.connections.clientPublicKey })
+    .from(t.connections)
+    .where(and(inList(t.connections.lineId, IDS), activeConnection))
+    .prepare(),
+);
 
-/** The account's own list when it has one, otherwise the union of the line's service types; each entry once. */
-async function allowed(db: Db, line: typeof t.lines.$inferSelect): Promise<{ cidrs: string[]; domains: string[] }> {
-  const own = await db.select().from(t.accountWhitelists).where(eq(t.accountWhitelists.userId, line.userId));
-  const lists =
-    own.length > 0
-      ? own
-      : await db
-          .select({ cidrs: t.serviceTypes.cidrs, domains: t.serviceTypes.domains })
-          .from(t.lineServiceTypes)
-          .innerJoin(t.serviceTypes, eq(t.serviceTypes.id, t.lineServiceTypes.serviceTypeId))
-          .where(eq(t.lineServiceTypes.lineId, line.id));
-  return unionOf(lists);
+/** An exit holds its line's tunnel, with the active connection's client as its peer, and the line's whitelist. */
+async function exitItems(db: Db, hosts: readonly Own[]): Promise<Items> {
+  if (hosts.length === 0) return new Map();
+  const lines = new Map((await LINES(db).all(idsOf(hosts))).map((line) => [line.exitHostId, line]));
+  const on = [...lines.values()].filter((line) => line.state !== "off");
+  const peers = Map.groupBy(on.length === 0 ? [] : await PEERS(db).all(idsOf(on)), (peer) => peer.lineId);
+  const allowed = await whitelists(db, on);
+  return new Map(
+    hosts.map((host) => {
+      const line = lines.get(host.id);
+      if (line === undefined) return [host.id, []];
+      const tunnel: StateItem = {
+        type: "wireguard",
+        id: "tunnel",
+        interface: TUNNEL.interface,
+        listenPort: host.wireguardPort,
+        address: TUNNEL.exitAddress,
+        mtu: line.mtu ?? TUNNEL.mtu,
+        peers: (peers.get(line.id) ?? []).map(({ publicKey }) => ({
+          publicKey,
+          allowedIps: [TUNNEL.clientAddress],
+          keepalive: 0,
+          notAfter: line.endsAt,
+        })),
+      };
+      const whitelist: StateItem = {
+        type: "whitelist",
+        id: "whitelist",
+        interface: TUNNEL.interface,
+        ...(allowed.get(line.id) ?? { cidrs: [], domains: [] }),
+        outInterface: host.outInterface,
+      };
+      return [host.id, [tunnel, whitelist]];
+    }),
+  );
 }
 
 /**

@@ -1,5 +1,6 @@
-import { and, count, desc, eq, gt } from "drizzle-orm";
+import { and, count, desc, eq, gt, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
+import { rowsOf } from "../../db/prepared.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Transaction, transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
@@ -23,6 +24,8 @@ type Kind =
   | "path_recovered"
   | "needs_upgrade";
 
+type NewEvent = { hostId: Id<"hst">; kind: Kind; detail: string; item?: string | null };
+
 /** Something about a host that operators should see, as part of the caller's transaction. */
 export async function insertEvent(
   ctx: Context,
@@ -32,8 +35,30 @@ export async function insertEvent(
   detail: string,
   item: string | null = null,
 ): Promise<void> {
+  await insertEvents(ctx, tx, [{ hostId, kind, detail, item }]);
+}
+
+/** The same of several hosts, in one statement. */
+export async function insertEvents(
+  ctx: Context,
+  tx: Pick<Transaction, "db">,
+  events: readonly NewEvent[],
+): Promise<void> {
+  if (events.length === 0) return;
   const at = ctx.ports.clock.now();
-  await tx.db.insert(t.hostEvents).values({ id: makeId(ctx.ports, "evt"), hostId, at, kind, item, detail });
+  const rows = rowsOf(
+    ["id", "host", "kind", "item", "detail"],
+    events.map(({ hostId, kind, detail, item = null }) => ({
+      id: makeId(ctx.ports, "evt"),
+      host: hostId,
+      kind,
+      item,
+      detail,
+    })),
+  );
+  await tx.db.all(
+    sql`INSERT INTO host_events (id, host_id, at, kind, item, detail) SELECT id, host, ${at}, kind, item, detail FROM ${rows}`,
+  );
 }
 
 /** Something the control plane itself noticed about a host. */

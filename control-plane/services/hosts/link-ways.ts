@@ -1,7 +1,9 @@
-import { and, asc, eq, isNull, ne, or, type SQL } from "drizzle-orm";
+import { and, eq, isNull, ne, or, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import type { StateItem } from "../../../shared/protocol/desired-state.ts";
 import { isPrivateAddress } from "../../../shared/protocol/values.ts";
+import { inList } from "../../db/indexed.ts";
+import { prepared } from "../../db/prepared.ts";
 import * as t from "../../db/schema/index.ts";
 import type { Db } from "../../ports/index.ts";
 import { addressFrom } from "./reach.ts";
@@ -24,12 +26,16 @@ type Host = Pick<typeof t.hosts.$inferSelect, keyof typeof COLUMNS>;
 
 /** So many ways are named to a host: with more it would only take longer to come back to the first. */
 const MOST_WAYS = 4;
-/** Above so many sources, wider networks are named instead: the state of a forward host must not grow with every exit. */
+/** Above so many sources, their /24 networks are named instead: the state of a forward host must not grow with every exit. */
 const MOST_SOURCES = 256;
 
-/** What a host should hold of this: where it passes others on, and who passes it on. */
-export async function linkItems(db: Db, host: Host): Promise<StateItem[]> {
-  const neighbours = await neighboursOf(db, host);
+/** What hosts should hold of this, by their ids: where each passes others on, and who passes it on. */
+export async function linkItems(db: Db, hosts: readonly Host[]): Promise<Map<Id<"hst">, StateItem[]>> {
+  const neighbours = await neighboursOf(db, hosts);
+  return new Map(hosts.map((host) => [host.id, itemsOf(host, neighbours.get(host.id) ?? [])]));
+}
+
+function itemsOf(host: Host, neighbours: readonly Host[]): StateItem[] {
   const forwards = neighbours.filter((one) => one.role === "forward");
   // Each host begins with another one, so that a blocked region does not come to one forward host as a whole.
   const first =
@@ -49,49 +55,94 @@ function proxyItems(host: Host, neighbours: readonly Host[]): StateItem[] {
     ...new Set(neighbours.map((one) => addressFrom(host, one)).filter((address) => address !== null)),
   ].sort();
   if (sources.length === 0) return [];
+  const allow =
+    sources.length <= MOST_SOURCES
+      ? sources.map((address) => `${address}/32`)
+      : [...new Set(sources.map((address) => address.replace(/\d+$/, "0/24")))];
   const isPrivate = host.privateAddress !== null && sources.every(isPrivateAddress);
   const address = isPrivate && host.privateAddress !== null ? host.privateAddress : "0.0.0.0";
-  return [{ type: "linkProxy", id: "link-proxy", address, port: host.linkProxyPort, allow: allowed(sources) }];
+  return [{ type: "linkProxy", id: "link-proxy", address, port: host.linkProxyPort, allow }];
 }
 
-/** Networks that hold all of these addresses: themselves, or when that is too many, the longest of three lengths that is not. */
-export function allowed(sources: readonly string[]): string[] {
-  const networks = (octets: number) => {
-    const tail = [".0", ".0", ".0"].slice(0, 4 - octets).join("");
-    return [...new Set(sources.map((a) => `${a.split(".").slice(0, octets).join(".")}${tail}/${octets * 8}`))];
-  };
-  // There are 256 of the last length at most.
-  return [4, 3, 2, 1].map(networks).find((list) => list.length <= MOST_SOURCES) ?? [];
-}
+const IDS = sql.placeholder("ids");
+const NETWORKS = sql.placeholder("networks");
+const LIVE = and(eq(t.hosts.approved, true), ne(t.hosts.state, "retired"));
+
+const BY_ID = prepared((db) => db.select(COLUMNS).from(t.hosts).where(inList(t.hosts.id, IDS)).prepare());
+const PAIRED = prepared((db) =>
+  db
+    .select(COLUMNS)
+    .from(t.hosts)
+    .where(and(LIVE, inList(t.hosts.id, IDS)))
+    .prepare(),
+);
+const IN_NETWORKS = prepared((db) =>
+  db
+    .select(COLUMNS)
+    .from(t.hosts)
+    .where(and(LIVE, inList(t.hosts.privateNetwork, NETWORKS)))
+    .prepare(),
+);
+const FORWARDS_IN_NETWORKS = prepared((db) =>
+  db
+    .select(COLUMNS)
+    .from(t.hosts)
+    .where(and(LIVE, inList(t.hosts.privateNetwork, NETWORKS), eq(t.hosts.role, "forward")))
+    .prepare(),
+);
+const PAIRS = prepared((db) =>
+  db
+    .select({ boarding: t.pairs.boardingHostId, forward: t.pairs.forwardHostId })
+    .from(t.pairs)
+    .where(and(isNull(t.pairs.retiredAt), or(inList(t.pairs.boardingHostId, IDS), inList(t.pairs.forwardHostId, IDS))))
+    .prepare(),
+);
 
 /** The hosts whose ways or pass-through depend on this one's row. */
 export async function linkNeighbours(db: Db, hostId: Id<"hst">): Promise<Id<"hst">[]> {
-  const [host] = await db.select(COLUMNS).from(t.hosts).where(eq(t.hosts.id, hostId));
-  return host === undefined ? [] : (await neighboursOf(db, host)).map((one) => one.id);
+  const hosts = await BY_ID(db).all({ ids: JSON.stringify([hostId]) });
+  return ((await neighboursOf(db, hosts)).get(hostId) ?? []).map((one) => one.id);
 }
 
-/** The other end of every way that this host is an end of, by id. */
-async function neighboursOf(db: Db, host: Host): Promise<Host[]> {
-  const live = and(eq(t.hosts.approved, true), ne(t.hosts.state, "retired"), ne(t.hosts.id, host.id));
-  const select = (where: SQL | undefined) =>
-    db.select(COLUMNS).from(t.hosts).where(and(live, where)).orderBy(asc(t.hosts.id));
-  const near =
-    host.privateNetwork === null || host.privateAddress === null
-      ? []
-      : await select(
-          and(
-            eq(t.hosts.privateNetwork, host.privateNetwork),
-            host.role === "forward" ? undefined : eq(t.hosts.role, "forward"),
-          ),
-        );
-  const pairs = await db
-    .select({ boarding: t.pairs.boardingHostId, forward: t.pairs.forwardHostId })
-    .from(t.pairs)
-    .where(and(isNull(t.pairs.retiredAt), or(eq(t.pairs.boardingHostId, host.id), eq(t.pairs.forwardHostId, host.id))));
-  const paired = new Set(pairs.flatMap(({ boarding, forward }) => [boarding, forward]));
-  const others: Host[] = [];
-  for (const id of paired)
-    if (id !== host.id && !near.some((one) => one.id === id)) others.push(...(await select(eq(t.hosts.id, id))));
-  const all = [...near.filter((one) => one.privateAddress !== null), ...others];
-  return all.sort((a, b) => (a.id < b.id ? -1 : 1));
+/** The other end of every way that each of these hosts is an end of, by id. */
+async function neighboursOf(db: Db, hosts: readonly Host[]): Promise<Map<Id<"hst">, Host[]>> {
+  const [near, pairs] = [await nearOf(db, hosts), await pairsOf(db, hosts)];
+  const far = new Set([...pairs.values()].flat());
+  const known = new Map<Id<"hst">, Host>();
+  if (far.size > 0) for (const one of await PAIRED(db).all({ ids: JSON.stringify([...far]) })) known.set(one.id, one);
+  return new Map(
+    hosts.map((host) => {
+      const own = host.privateNetwork === null || host.privateAddress === null ? [] : near.get(host.privateNetwork);
+      const seen = (own ?? []).filter((one) => host.role === "forward" || one.role === "forward");
+      const paired = (pairs.get(host.id) ?? []).flatMap((id) => known.get(id) ?? []);
+      const all = new Map([...seen, ...paired].map((one) => [one.id, one]));
+      all.delete(host.id);
+      return [host.id, [...all.values()].sort((a, b) => (a.id < b.id ? -1 : 1))];
+    }),
+  );
+}
+
+/** The hosts of these hosts' private networks that have an address there, by network; where none of these is a forward host, its forward hosts alone. */
+async function nearOf(db: Db, hosts: readonly Host[]): Promise<Map<string, Host[]>> {
+  const whole = new Set<string>();
+  const forwards = new Set<string>();
+  for (const { role, privateNetwork, privateAddress } of hosts)
+    if (privateNetwork !== null && privateAddress !== null) (role === "forward" ? whole : forwards).add(privateNetwork);
+  const found: Host[] = [];
+  if (whole.size > 0) found.push(...(await IN_NETWORKS(db).all({ networks: JSON.stringify([...whole]) })));
+  const rest = [...forwards].filter((network) => !whole.has(network));
+  if (rest.length > 0) found.push(...(await FORWARDS_IN_NETWORKS(db).all({ networks: JSON.stringify(rest) })));
+  return Map.groupBy(
+    found.filter((one) => one.privateAddress !== null),
+    (one) => one.privateNetwork ?? "",
+  );
+}
+
+/** The hosts that each of these is paired with. An exit has no pairs. */
+async function pairsOf(db: Db, hosts: readonly Host[]): Promise<Map<Id<"hst">, Id<"hst">[]>> {
+  const ids = hosts.filter((host) => host.role !== "exit").map((host) => host.id);
+  if (ids.length === 0) return new Map();
+  const rows = await PAIRS(db).all({ ids: JSON.stringify(ids) });
+  const ends = rows.flatMap(({ boarding, forward }) => [[boarding, forward] as const, [forward, boarding] as const]);
+  return new Map([...Map.groupBy(ends, ([one]) => one)].map(([one, list]) => [one, list.map(([, other]) => other)]));
 }

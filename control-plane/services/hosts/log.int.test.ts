@@ -17,7 +17,8 @@ import {
 } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
 import { systemContext } from "../context.ts";
-import { acknowledge, joinHost, leaveHost, observe } from "./report.ts";
+import { joinHosts } from "./join.ts";
+import { acknowledge, leaveHost, observe } from "./report.ts";
 
 let h: Harness;
 let support: Person;
@@ -65,7 +66,7 @@ async function join(id: Id<"hst">): Promise<number> {
     capabilities: [],
     applied: null,
   };
-  await joinHost(link(), hello);
+  await joinHosts(link(), [hello]);
   return epoch;
 }
 
@@ -115,11 +116,15 @@ test("an acknowledgement settles its revision and those before it, once, with ho
   const epoch = await join(forward());
   const { desiredRev } = await rowOf(forward());
   const ack = (ok: boolean) =>
-    acknowledge(link(), forward(), epoch, {
-      rev: desiredRev,
-      sha256: "0".repeat(64),
-      results: [ok ? { item: "relay", ok } : { item: "relay", ok, error: "port taken" }],
-    });
+    acknowledge(link(), [
+      {
+        hostId: forward(),
+        epoch,
+        rev: desiredRev,
+        sha256: "0".repeat(64),
+        results: [ok ? { item: "relay", ok } : { item: "relay", ok, error: "port taken" }],
+      },
+    ]);
   await ack(false);
   const applied = async () =>
     (await logOf(forward()))
@@ -236,7 +241,7 @@ test("the fleet list filters by role, region, state as shown, version, what lags
   const epoch = await join(forward());
   const { desiredRev } = await rowOf(forward());
   const results = [{ item: "relay", ok: false }];
-  await acknowledge(link(), forward(), epoch, { rev: desiredRev, sha256: "0".repeat(64), results });
+  await acknowledge(link(), [{ hostId: forward(), epoch, rev: desiredRev, sha256: "0".repeat(64), results }]);
   const ids = async (query: string) => ((await get(`/hosts?${query}`)).items as Body[]).map((host) => host.id).sort();
   const [line] = await h.ports.db.read.select().from(t.lines).where(eq(t.lines.id, lineId));
   const used = line?.exitHostId as string;

@@ -1,16 +1,19 @@
 import { sql } from "drizzle-orm";
 import { expect, test, vi } from "vitest";
+import type { Id } from "../../../shared/ids.ts";
 import { FileConnection } from "../../adapters/database/file-connection.ts";
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import { runDueJobs } from "../../jobs/run-due.ts";
-import { loadState } from "../../link/identify.ts";
+import { loadStates } from "../../link/identify.ts";
 import { makeHarness } from "../../testing/harness.ts";
 import { buyLines, hostsUp, key32, makeCustomer, makeNetwork, stockCatalogue, systemOf } from "../../testing/world.ts";
+import { closeConnection } from "../connections/close.ts";
 import { openConnection } from "../connections/open.ts";
-import { acknowledge, joinHost, leaveHost, observe, touchSeen } from "./report.ts";
+import { joinHosts } from "./join.ts";
+import { acknowledge, leaveHost, observe, touchSeen } from "./report.ts";
 
-test("what hosts do all day reads no table from end to end: its cost does not grow with the fleet", async () => {
+test("what hosts and connections do all day reads no table from end to end: its cost does not grow with the fleet", async () => {
   const h = await makeHarness();
   await stockCatalogue(h);
   await makeNetwork(h, {});
@@ -21,15 +24,18 @@ test("what hosts do all day reads no table from end to end: its cost does not gr
   const ctx = systemOf(h);
   const hosts = await h.ports.db.read.select().from(t.hosts);
 
-  await openConnection(customer.ctx, { lineId, clientPublicKey: key32(h) }, 0);
   const execute = vi.spyOn(FileConnection.prototype, "execute");
+  const { id } = await openConnection(customer.ctx, { lineId, clientPublicKey: key32(h) }, 0);
+  await loadStates(
+    ctx,
+    hosts.map((host) => host.id),
+  );
   for (const host of hosts) {
-    await loadState(ctx, host.id);
     await transaction(ctx, (tx) => tx.touchHosts([host.id], "a test"));
     const hello = { t: "hello", hostId: host.id, epoch: host.epoch + 1, signature: "", version: "2" } as const;
-    await joinHost(ctx, { ...hello, bootId: "b", capabilities: [], applied: null });
+    await joinHosts(ctx, [{ ...hello, bootId: "b", capabilities: [], applied: null }]);
     const ack = { rev: 1, sha256: "0".repeat(64), results: [] };
-    await acknowledge(ctx, host.id, host.epoch + 1, ack);
+    await acknowledge(ctx, [{ hostId: host.id, epoch: host.epoch + 1, ...ack }]);
     await observe(ctx, host.id, host.epoch + 1, { load1: 1 }, []);
     await leaveHost(ctx, host.id, host.epoch + 1, "test");
   }
@@ -37,6 +43,7 @@ test("what hosts do all day reads no table from end to end: its cost does not gr
     ctx,
     hosts.map((host) => host.id),
   );
+  await closeConnection(customer.ctx, id as Id<"con">, 0);
   await runDueJobs(h.ports, 8);
   const statements = execute.mock.calls.map(([statement]) => statement as { sql: string; args: unknown[] });
   execute.mockRestore();

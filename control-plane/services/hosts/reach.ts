@@ -1,4 +1,4 @@
-import { and, eq, gt, type SQL } from "drizzle-orm";
+import { type AnyColumn, and, eq, gt, type SQL } from "drizzle-orm";
 import * as t from "../../db/schema/index.ts";
 
 type Host = typeof t.hosts.$inferSelect;
@@ -28,7 +28,7 @@ export function isReachable(host: Pick<Host, "state" | "lastSeenAt">, now: numbe
   );
 }
 
-/** The same as a condition, for lists and counts. */
-export function isOnlineSql(now: number): SQL | undefined {
-  return and(eq(t.hosts.state, "online"), gt(t.hosts.lastSeenAt, now - FRESH_MS));
+/** The same as a condition, for lists and counts; of another name of the table where a query has two. */
+export function isOnlineSql(now: number, host: Record<"state" | "lastSeenAt", AnyColumn> = t.hosts): SQL | undefined {
+  return and(eq(host.state, "online"), gt(host.lastSeenAt, now - FRESH_MS));
 }

@@ -1,75 +1,19 @@
-import { and, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
-import { canonicalJson } from "../../../shared/canonical.ts";
+import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
-import {
-  type HelloFrame,
-  HOST_EVENT_KINDS,
-  type HostEvent,
-  type Observation,
-} from "../../../shared/protocol/frames.ts";
+import { HOST_EVENT_KINDS, type HostEvent, type Observation } from "../../../shared/protocol/frames.ts";
 import { inList, keptLine } from "../../db/indexed.ts";
+import { rowsOf } from "../../db/prepared.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Transaction, transaction } from "../../db/transaction.ts";
 import { type Context, makeId } from "../context.ts";
 import { recordProbes } from "../paths/record.ts";
 import { insertEvent } from "./events.ts";
+import { rounds } from "./rounds.ts";
 
 /**
  * What a host reports over its link. Every write is scoped to the session's host and epoch, so a session that was
  * superseded, or a host that lies, changes nothing else.
  */
-
-/**
- * A host that proved its identity joins with this epoch. The newest epoch wins: answers false when one as new has joined
- * before, together with the epoch held.
- */
-export async function joinHost(
-  ctx: Context,
-  hello: HelloFrame,
-): Promise<{ joined: true } | { joined: false; epoch: number }> {
-  const now = ctx.ports.clock.now();
-  // What it took and could not apply whole counts too: it refuses anything older than that.
-  const newest = Math.max(hello.applied?.rev ?? -1, hello.accepted?.rev ?? -1);
-  return transaction(ctx, async (tx) => {
-    const { rowsAffected } = await tx.db
-      .update(t.hosts)
-      .set({
-        epoch: hello.epoch,
-        version: hello.version,
-        bootId: hello.bootId,
-        linkedAt: now,
-        linkVia: hello.via ?? null,
-        lastSeenAt: now,
-        joinedAt: now,
-        state: sql`CASE WHEN ${t.hosts.state} = 'offline' THEN 'online' ELSE ${t.hosts.state} END`,
-        // What the host says it holds is its own proof from before; it is verified again with the next ack.
-        appliedRev: hello.applied?.rev ?? null,
-        // A control plane restored from a backup is behind its hosts, and they refuse what is older than they hold.
-        desiredRev: sql`MAX(${t.hosts.desiredRev}, ${newest + 1} * (${t.hosts.desiredRev} < ${newest}))`,
-        appliedSha256: hello.applied?.sha256 ?? null,
-      })
-      .where(and(eq(t.hosts.id, hello.hostId), lt(t.hosts.epoch, hello.epoch)));
-    if (rowsAffected === 1) {
-      await noteUnderstood(tx, hello);
-      const holds = hello.applied === null ? "no state" : `revision ${hello.applied.rev}`;
-      await insertEvent(ctx, tx, hello.hostId, "link_up", `version ${hello.version}, holds ${holds}`);
-      return { joined: true as const };
-    }
-    const [row] = await tx.db.select({ epoch: t.hosts.epoch }).from(t.hosts).where(eq(t.hosts.id, hello.hostId));
-    return { joined: false as const, epoch: row?.epoch ?? 0 };
-  });
-}
-
-/** An upgraded agent may be sent more than before, which is another state. */
-async function noteUnderstood(tx: Transaction, hello: HelloFrame): Promise<void> {
-  const understands = hello.understands === undefined ? null : canonicalJson(hello.understands);
-  const { rowsAffected } = await tx.db
-    .update(t.hosts)
-    .set({ understands })
-    .where(and(eq(t.hosts.id, hello.hostId), sql`${t.hosts.understands} IS NOT ${understands}`));
-  if (rowsAffected === 1)
-    await tx.touchHosts([hello.hostId], `its agent, version ${hello.version}, understands other kinds of items`);
-}
 
 /** The session of that epoch ended; a newer session's host stays online. */
 export async function leaveHost(ctx: Context, hostId: Id<"hst">, epoch: number, why: string): Promise<void> {
@@ -85,48 +29,89 @@ export async function leaveHost(ctx: Context, hostId: Id<"hst">, epoch: number, 
   });
 }
 
-export type Ack = { rev: number; sha256: string; results: t.ItemResult[] };
+export type Ack = {
+  hostId: Id<"hst">;
+  /** Of the session that it came by. */
+  epoch: number;
+  rev: number;
+  sha256: string;
+  results: t.ItemResult[];
+};
 
 /**
- * The host verified a revision. Answers false when the session is no longer the newest. A line that waits for this host
- * to be provisioned goes on at once.
+ * Hosts verified revisions: all of them in one transaction, in this order. Answers for each false when its session is no longer
+ * the newest. A line that waits for one of these hosts to be provisioned goes on at once.
  */
-export async function acknowledge(ctx: Context, hostId: Id<"hst">, epoch: number, ack: Ack): Promise<boolean> {
+export async function acknowledge(ctx: Context, acks: readonly Ack[]): Promise<boolean[]> {
+  if (acks.length === 0) return [];
   const now = ctx.ports.clock.now();
-  const failed = ack.results.filter((result) => !result.ok).map((result) => result.item);
   return transaction(ctx, async (tx) => {
-    const { rowsAffected } = await tx.db
-      .update(t.hosts)
-      .set({
-        failingSince: failed.length === 0 ? null : sql`COALESCE(${t.hosts.failingSince}, ${now})`,
-        appliedRev: ack.rev,
-        appliedSha256: ack.sha256,
-        appliedResults: ack.results,
-        appliedAt: now,
-        lastSeenAt: now,
-      })
-      .where(and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch)));
-    if (rowsAffected !== 1) return false;
-    await tx.db
-      .update(t.hostRevisions)
-      .set({ appliedAt: now, failed })
-      .where(
-        and(eq(t.hostRevisions.hostId, hostId), lte(t.hostRevisions.rev, ack.rev), isNull(t.hostRevisions.appliedAt)),
-      );
-    const waiting = await tx.db
-      .select({ lineId: t.lines.id })
-      .from(t.lines)
-      .where(and(eq(t.lines.exitHostId, hostId), keptLine, eq(t.lines.state, "provisioning")));
-    if (waiting.length > 0) {
-      const keys = waiting.map(({ lineId }) => `line.provision/${lineId}`);
-      await tx.db
-        .update(t.jobs)
-        .set({ runAt: now })
-        .where(and(inArray(t.jobs.dedupeKey, keys), eq(t.jobs.state, "waiting")));
-      tx.ringAt(now);
+    const stored = new Set<Ack>();
+    for (const round of rounds(acks, (ack) => ack.hostId)) {
+      const ids = await storeAcks(tx, round, now);
+      const these = round.filter((ack) => ids.has(ack.hostId));
+      await settleRevisions(tx, these, now);
+      for (const ack of these) stored.add(ack);
     }
-    return true;
+    await resumeProvisioning(
+      tx,
+      [...stored].map((ack) => ack.hostId),
+      now,
+    );
+    return acks.map((ack) => stored.has(ack));
   });
+}
+
+const failedOf = (ack: Ack) => JSON.stringify(ack.results.filter((result) => !result.ok).map((result) => result.item));
+
+/** Answers which hosts' sessions were the newest. */
+async function storeAcks(tx: Transaction, acks: readonly Ack[], now: number): Promise<Set<string>> {
+  const rows = rowsOf(
+    ["id", "epoch", "rev", "sha256", "results", "failed"],
+    acks.map((ack) => ({
+      id: ack.hostId,
+      epoch: ack.epoch,
+      rev: ack.rev,
+      sha256: ack.sha256,
+      results: JSON.stringify(ack.results),
+      failed: failedOf(ack),
+    })),
+  );
+  const stored = await tx.db.all<{ id: string }>(sql`
+    UPDATE hosts SET
+      failing_since = CASE WHEN ack.failed = '[]' THEN NULL ELSE COALESCE(failing_since, ${now}) END,
+      applied_rev = ack.rev, applied_sha256 = ack.sha256, applied_results = ack.results,
+      applied_at = ${now}, last_seen_at = ${now}
+    FROM ${rows} AS ack
+    WHERE hosts.id = ack.id AND hosts.epoch = ack.epoch
+    RETURNING hosts.id AS id`);
+  return new Set(stored.map(({ id }) => id));
+}
+
+async function settleRevisions(tx: Transaction, acks: readonly Ack[], now: number): Promise<void> {
+  if (acks.length === 0) return;
+  const rows = rowsOf(
+    ["id", "rev", "failed"],
+    acks.map((ack) => ({ id: ack.hostId, rev: ack.rev, failed: failedOf(ack) })),
+  );
+  await tx.db.all(sql`
+    UPDATE host_revisions SET applied_at = ${now}, failed = ack.failed FROM ${rows} AS ack
+    WHERE host_id = ack.id AND host_revisions.rev <= ack.rev AND applied_at IS NULL`);
+}
+
+async function resumeProvisioning(tx: Transaction, hostIds: readonly Id<"hst">[], now: number): Promise<void> {
+  if (hostIds.length === 0) return;
+  const waiting = await tx.db
+    .select({ lineId: t.lines.id })
+    .from(t.lines)
+    .where(and(inList(t.lines.exitHostId, JSON.stringify(hostIds)), keptLine, eq(t.lines.state, "provisioning")));
+  if (waiting.length === 0) return;
+  const keys = waiting.map(({ lineId }) => `line.provision/${lineId}`);
+  await tx.db
+    .update(t.jobs)
+    .set({ runAt: now })
+    .where(and(inArray(t.jobs.dedupeKey, keys), eq(t.jobs.state, "waiting")));
+  tx.ringAt(now);
 }
 
 /** Stores what a host saw and what happened there. */

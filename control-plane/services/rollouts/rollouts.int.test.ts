@@ -7,7 +7,7 @@ import type { Fleet, TaskEvent } from "../../ports/index.ts";
 import { type Harness, makeHarness, type Problem } from "../../testing/harness.ts";
 import { signedReleases } from "../../testing/releases.ts";
 import { enrolHosts, hostsUp, makePerson, type Person, stockCatalogue, systemOf } from "../../testing/world.ts";
-import { joinHost } from "../hosts/report.ts";
+import { joinHosts } from "../hosts/join.ts";
 import { claimHosts } from "./claim.ts";
 import { rolloutDriver } from "./drive.ts";
 import { settleHost } from "./settle.ts";
@@ -89,7 +89,7 @@ const post = (h: Harness, admin: Person, path: string, body: unknown = {}) =>
 async function runs(h: Harness, hostId: Id<"hst">, version: string, results: t.ItemResult[] | null = []) {
   const [host] = await h.ports.db.read.select().from(t.hosts).where(eq(t.hosts.id, hostId));
   const hello = { t: "hello", hostId, epoch: (host?.epoch ?? 0) + 1, signature: "", version, bootId: "b" } as const;
-  await joinHost(systemOf(h), { ...hello, capabilities: [], applied: null });
+  await joinHosts(systemOf(h), [{ ...hello, capabilities: [], applied: null }]);
   if (results === null) return;
   await h.ports.db.write((tx) =>
     tx.update(t.hosts).set({ appliedAt: h.clock.now(), appliedResults: results }).where(eq(t.hosts.id, hostId)),
