@@ -184,8 +184,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
         },
       },
       openSealed: (sealed) => openSealed(keys.box, sealed),
-      endpoint: () => session.endpoint.replace(/\/+$/, ""),
-      via: () => session.via,
+      way: () => session.way,
       now: clock.wall,
     },
   });

@@ -32,12 +32,19 @@ export interface RunResult {
   stderr: string;
 }
 
+/**
+ * Niceness of the programs that carry customers' packets (socat, wireguard-go) or hold them up (the resolver): whatever
+ * else the host does, a capture and the agent itself included, waits for them.
+ */
+export const DATA_PATH_NICE = -10;
+
 /** The only way the agent starts programs: by argv, never through a shell. */
 export interface Exec {
   /** Runs to the end. Throws {@link ExecError}. */
   run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
   /**
-   * Starts a program in a session of its own that outlives the agent. Resolves with its pid when it has started.
+   * Starts a program in a session of its own that outlives the agent, ahead of other work ({@link DATA_PATH_NICE}). Resolves
+   * with its pid when it has started.
    * @param env added to its environment
    */
   detach(argv: readonly string[], env?: Record<string, string>): Promise<number>;
@@ -102,7 +109,9 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
 
     detach(argv, more = {}) {
       return new Promise((resolve, reject) => {
-        const child = start(argv, { stdio: "ignore", detached: true, cwd: "/", env: { ...env, ...more } });
+        // `nice` becomes the program, so the pid is its own; where it may not raise the priority it says so and goes on.
+        const ahead = ["nice", "-n", String(DATA_PATH_NICE), ...argv];
+        const child = start(ahead, { stdio: "ignore", detached: true, cwd: "/", env: { ...env, ...more } });
         child.on("error", (error) => reject(new ExecError(argv, null, "", `could not start (${error.message})`)));
         child.on("spawn", () => {
           child.unref();

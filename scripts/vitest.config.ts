@@ -35,7 +35,6 @@ export default defineConfig({
           include: ["{control-plane,agent,shared,scripts}/**/*.lab.test.ts"],
           testTimeout: 180_000,
           hookTimeout: 120_000,
-          fileParallelism: false,
           // Tunnels in user space on two cores lose a packet now and then when something else has the machine. In CI a test
           // that failed is run once more, and the report says so; what is broken fails twice.
           retry: process.env.CI ? 1 : 0,

@@ -1,11 +1,12 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type Namespace, NetLab } from "../../scripts/lab/netns.ts";
 import { poll } from "../../scripts/lab/poll.ts";
 import { stopChild } from "../../scripts/lab/process.ts";
 import type { RelayItem } from "../../shared/protocol/desired-state.ts";
-import { createExec, type Exec } from "../exec.ts";
+import { createExec, DATA_PATH_NICE, type Exec } from "../exec.ts";
 import { argvOf, childrenOf, statOf } from "../proc.ts";
 import { RelaySocatDriver } from "./relay-socat.ts";
 import { DEFAULT_SOCAT, socatArgv } from "./relay-socat-plan.ts";
@@ -145,6 +146,14 @@ test("a dead target makes no storm of processes: all packets of a client go to t
   // A packet that comes before the first child has its socket connected forks once more; a storm would be hundreds.
   expect(children().length).toBeLessThan(10);
   expect(dead.count).toBe(0);
+});
+
+test("a relay and the processes of its flows go ahead of whatever else the host does", async () => {
+  fresh();
+  await settle([driver], [relay(40_000)]);
+  await flow(40_000).next();
+  const pids = [pidOf(40_000), ...childrenOf(pidOf(40_000))];
+  expect(pids.map((pid) => getPriority(pid))).toEqual([DATA_PATH_NICE, DATA_PATH_NICE]);
 });
 
 test("one port has so many flows at most, and the others wait without disturbing those there are", async () => {

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Exec } from "../exec.ts";
+import { DATA_PATH_NICE, type Exec } from "../exec.ts";
 import { argvOf } from "../proc.ts";
 import { type SeenService, type ServiceSpec, type Services, sameArgv } from "./services.ts";
 
@@ -24,6 +24,7 @@ StartLimitIntervalSec=0
 [Service]
 EnvironmentFile=${join(stateDir, "services")}/relay-%i.env
 ExecStart=socat -T \${IDLE} \${LISTEN} \${TARGET}
+Nice=${DATA_PATH_NICE}
 Restart=always
 RestartSec=1
 KillMode=control-group
@@ -95,6 +96,7 @@ export class SystemdServices implements Services {
     if (relay) await this.#exec.run(["systemctl", "start", unit]);
     else {
       const properties = [
+        `Nice=${DATA_PATH_NICE}`,
         "Restart=always",
         "RestartSec=1",
         "KillSignal=SIGKILL",

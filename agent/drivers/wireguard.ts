@@ -1,7 +1,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StateItem, WireguardItem } from "../../shared/protocol/desired-state.ts";
-import { type Exec, ExecError } from "../exec.ts";
+import { DATA_PATH_NICE, type Exec, ExecError } from "../exec.ts";
 import type { TunnelCounts } from "../tunnel-counts.ts";
 import { type Driver, itemsOf, type Look, type Plan } from "./driver.ts";
 import { type Link, listLinks } from "./links.ts";
@@ -126,8 +126,19 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
     if (this.#systemd) {
       const unit = `trunkline-wireguard-${name}.service`;
       await exec.run(["systemctl", "reset-failed", unit], { okCodes: [0, 1, 5] });
-      const properties = ["--property=Restart=no", "--property=Description=Trunkline tunnel", "--collect"];
-      await exec.run(["systemd-run", "--quiet", `--unit=${unit}`, ...properties, "--", "wireguard-go", "-f", name]);
+      const properties = ["Restart=no", `Nice=${DATA_PATH_NICE}`, "Description=Trunkline tunnel"];
+      const set = properties.map((property) => `--property=${property}`);
+      await exec.run([
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        `--unit=${unit}`,
+        ...set,
+        "--",
+        "wireguard-go",
+        "-f",
+        name,
+      ]);
     } else {
       await exec.detach(["wireguard-go", "-f", name]);
     }

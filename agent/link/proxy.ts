@@ -3,7 +3,8 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import type { LinkProxyItem } from "../../shared/protocol/desired-state.ts";
 import { parseCidr4 } from "../../shared/protocol/values.ts";
 
-/** Connections at once, in all and from one address, which many hosts may stand behind: each has one link, for a moment two. */
+/** Connections at once, in all and from one address, which many hosts may stand behind: each has one link, for a
+ * moment two, and now and then a download or an upload. */
 const MAX_CONNECTIONS = 1024;
 const MAX_PER_SOURCE = 64;
 const CONNECT_MS = 10_000;

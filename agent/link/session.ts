@@ -76,15 +76,15 @@ export class LinkSession {
 
   /** Base URL in use now, or the next to be tried. */
   get endpoint(): string {
-    return this.#way.url;
+    return this.way.url;
   }
 
   /** The host this link goes through, or would; undefined for a direct one. */
   get via(): LinkWay | undefined {
-    return this.#way.via;
+    return this.way.via;
   }
 
-  get #way(): Endpoint {
+  get way(): Endpoint {
     // The way in use stays what it is, whatever a state names meanwhile.
     return this.#phase === "waiting" || this.#phase === "idle" ? this.#endpoints.current : this.#used;
   }

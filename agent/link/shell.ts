@@ -1,11 +1,11 @@
-import { isIP, connect as netConnect } from "node:net";
-import { checkServerIdentity, connect as tlsConnect } from "node:tls";
+import type { connect } from "node:net";
 import { WebSocket } from "ws";
 import type { LinkWay } from "../../shared/protocol/desired-state.ts";
 import { type AgentFrame, MAX_FRAME_DOWN, MAX_FRAME_UP } from "../../shared/protocol/frames.ts";
 import { SUBPROTOCOLS } from "../../shared/protocol/versions.ts";
 import { type Log, sentence } from "../log.ts";
 import { parseRetryAfter } from "./backoff.ts";
+import { dial } from "./dial.ts";
 import type { LinkSession } from "./session.ts";
 import type { Now, SessionAction, SessionInput } from "./session-types.ts";
 
@@ -168,23 +168,12 @@ function linkUrl(endpoint: string): string {
 
 /** A socket to that URL; through another host the connection goes there, and the name and the certificate stay the URL's. */
 function open(url: string, via: LinkWay | undefined): WebSocket {
-  const { hostname, protocol } = new URL(url);
-  const through = via && { host: via.address, port: via.port };
   return new WebSocket(url, [...SUBPROTOCOLS], {
     perMessageDeflate: false,
     maxPayload: MAX_FRAME_DOWN,
     handshakeTimeout: HANDSHAKE_MS,
     followRedirects: false,
-    ...(through && {
-      createConnection: (() =>
-        protocol === "wss:"
-          ? tlsConnect({
-              ...through,
-              servername: isIP(hostname) === 0 ? hostname : "",
-              checkServerIdentity: (_, cert) => checkServerIdentity(hostname, cert),
-            })
-          : netConnect(through)) as typeof netConnect,
-    }),
+    createConnection: (() => dial({ url, via }).setTimeout(HANDSHAKE_MS)) as typeof connect,
   });
 }
 

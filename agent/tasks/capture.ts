@@ -129,8 +129,8 @@ async function stream(
 
 /** The far end of this agent's own link: the capture's events would otherwise be in the capture. */
 async function controlPlaneOf(ctx: TaskContext): Promise<{ address: string; port: number }[]> {
-  const { hostname, port, protocol } = new URL(ctx.endpoint());
-  const via = ctx.via?.();
+  const { url, via } = ctx.way();
+  const { hostname, port, protocol } = new URL(url);
   if (via !== undefined) return [{ address: via.address, port: via.port }];
   const found = await lookup(hostname, { all: true, family: 4 }).catch(() => []);
   const number = port === "" ? (protocol === "http:" ? 80 : 443) : Number(port);

@@ -36,7 +36,7 @@ function bench(run: TaskRunner<unknown>) {
     context: {
       hostInfo: { tunnelInterface: () => "tl0", outsideInterface: async () => "eth0" },
       openSealed: () => new Uint8Array(),
-      endpoint: () => "http://cp",
+      way: () => ({ url: "http://cp" }),
       now: Date.now,
     },
   });

@@ -11,7 +11,7 @@ export interface DispatchDeps {
   log: Log;
   /** Sends a frame when there is a link; false when it was not sent. */
   send(frame: AgentFrame): boolean;
-  context: Pick<TaskContext, "hostInfo" | "openSealed" | "endpoint" | "via" | "now">;
+  context: Pick<TaskContext, "hostInfo" | "openSealed" | "way" | "now">;
 }
 
 /** Most tasks at once; pings and captures are small, but a host is not there for them. */

@@ -1,4 +1,5 @@
 import type { Sealed } from "../../shared/protocol/tasks.ts";
+import type { Endpoint } from "../link/endpoints.ts";
 
 /** What a task may use of its host. Everything else (argv, sockets) it brings itself. */
 export interface TaskContext {
@@ -14,10 +15,8 @@ export interface TaskContext {
   };
   /** Opens what was sealed to this agent's box key. Throws TaskError("bad_sealed") when it was not. */
   openSealed(sealed: Sealed): Uint8Array;
-  /** Base URL (http or https, no trailing slash) of the control plane endpoint this agent is linked to now. */
-  endpoint(): string;
-  /** Where the link's packets really go, when it goes through another host. */
-  via?(): { address: string; port: number } | undefined;
+  /** By which way this agent is linked to the control plane now, or tries to be. */
+  way(): Endpoint;
   /** UTC milliseconds. */
   now(): number;
 }

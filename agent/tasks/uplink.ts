@@ -133,7 +133,7 @@ async function stop({ server, sockets }: { server: Server; sockets: Set<TLSSocke
 
 /** Reads one capture to its end and has it stored. Reading waits while the upload does, so memory is bounded. */
 async function receive(socket: TLSSocket, params: UplinkParams, token: string, ctx: TaskContext): Promise<number> {
-  const upload = new Upload({ endpoint: () => ctx.endpoint(), path: params.uploadPath, token, signal: ctx.signal });
+  const upload = new Upload({ way: () => ctx.way(), path: params.uploadPath, token, signal: ctx.signal });
   const frames = new FrameReader();
   let received = 0;
   // A failed upload must end a sender that is silent just now.

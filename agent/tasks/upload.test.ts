@@ -16,7 +16,7 @@ beforeEach(async () => {
 afterEach(() => store.close());
 
 const start = (path = "/up/1", signal: AbortSignal = AbortSignal.timeout(20_000)) =>
-  new Upload({ endpoint: () => endpoint, path, token: "secret", signal });
+  new Upload({ way: () => ({ url: endpoint }), path, token: "secret", signal });
 const noise = (length: number, seed = 1) => Buffer.from(Array.from({ length }, (_, i) => (i * 31 + seed) & 255));
 
 test("what is stored is what was written, whatever goes wrong on the way", async () => {

@@ -1,4 +1,8 @@
+import type { IncomingMessage } from "node:http";
+import { json } from "node:stream/consumers";
 import { setTimeout as delay } from "node:timers/promises";
+import type { Endpoint } from "../link/endpoints.ts";
+import { type RequestOptions, Requests } from "../link/requests.ts";
 import { TaskError } from "./types.ts";
 
 const CHUNK_BYTES = 256 * 1024;
@@ -8,8 +12,8 @@ const ATTEMPT_MS = 15_000;
 const BACKOFF_MS = { first: 200, most: 5000 };
 
 export interface UploadOptions {
-  /** Base URL of the control plane, asked anew at each attempt: the link may have moved to another endpoint. */
-  endpoint(): string;
+  /** The way to the control plane, asked anew at each attempt: the link may have moved to another. */
+  way(): Endpoint;
   path: string;
   token: string;
   /** Aborted when there is no more time. */
@@ -22,6 +26,7 @@ export interface UploadOptions {
  */
 export class Upload {
   readonly #options: UploadOptions;
+  readonly #requests: Requests;
   readonly #failed = new AbortController();
   #gathering: Buffer[] = [];
   #gathered = 0;
@@ -32,6 +37,7 @@ export class Upload {
 
   constructor(options: UploadOptions) {
     this.#options = options;
+    this.#requests = new Requests(() => options.way());
   }
 
   /** Aborted, with the error as its reason, as soon as the upload can't go on. */
@@ -59,11 +65,13 @@ export class Upload {
       await this.#flight;
       this.#failed.signal.throwIfAborted();
     }
+    this.#requests.close();
     return this.stored;
   }
 
   /** Forgets what is gathered; nothing further is sent. */
   abandon(): void {
+    this.#requests.close();
     clearTimeout(this.#timer);
     this.#gathering = [];
     this.#gathered = 0;
@@ -114,45 +122,41 @@ export class Upload {
     const response = await this.#request(`?offset=${this.stored}`, {
       method: "PUT",
       headers: { "content-type": "application/octet-stream" },
-      body: new Uint8Array(chunk),
+      body: chunk,
     });
     if (!response) return undefined;
-    const answer = (await response.json().catch(() => undefined)) as { size?: unknown } | undefined;
+    const answer = (await json(response).catch(() => undefined)) as { size?: unknown } | undefined;
     return asSize(answer?.size);
   }
 
   /** The size stored, or undefined when there is no telling now. */
   async #ask(): Promise<number | undefined> {
     const response = await this.#request("", { method: "HEAD" });
-    const header = response?.headers.get("upload-offset") ?? "";
+    response?.resume();
+    const header = String(response?.headers["upload-offset"] ?? "");
     return /^\d+$/.test(header) ? asSize(Number(header)) : undefined;
   }
 
   /** Undefined for what may pass: no connection, overload, a conflict of offsets. Throws TaskError for a refusal. */
-  async #request(
-    query: string,
-    init: RequestInit & { headers?: Record<string, string> },
-  ): Promise<Response | undefined> {
-    const { endpoint, path, token, signal } = this.#options;
+  async #request(query: string, init: Omit<RequestOptions, "signal">): Promise<IncomingMessage | undefined> {
+    const { path, token, signal } = this.#options;
     this.#assertTime();
-    let response: Response;
+    let response: IncomingMessage;
     try {
-      response = await fetch(`${endpoint()}${path}${query}`, {
+      response = await this.#requests.send(`${path}${query}`, {
         ...init,
         headers: { ...init.headers, authorization: `Bearer ${token}` },
-        redirect: "error", // the token goes to the control plane and nowhere else
         signal: AbortSignal.any([signal, AbortSignal.timeout(ATTEMPT_MS)]),
       });
     } catch {
       this.#assertTime();
       return undefined;
     }
-    if (response.ok) return response;
-    await response.body?.cancel();
-    if (response.status === 409 || response.status === 408 || response.status === 429 || response.status >= 500) {
-      return undefined;
-    }
-    throw new TaskError("upload_refused", `the control plane refused the upload with ${response.status}`);
+    const { statusCode: status = 0 } = response;
+    if (status >= 200 && status < 300) return response;
+    response.resume();
+    if (status === 409 || status === 408 || status === 429 || status >= 500) return undefined;
+    throw new TaskError("upload_refused", `the control plane refused the upload with ${status}`);
   }
 
   async #wait(ms: number): Promise<void> {

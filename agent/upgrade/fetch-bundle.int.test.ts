@@ -30,8 +30,8 @@ async function fetchFrom(answer: Answer, signal = forever) {
     rmSync(dir, { recursive: true });
   });
   const target = join(dir, "partial.mjs");
-  const url = () => `http://127.0.0.1:${(server.address() as AddressInfo).port}/agent.mjs`;
-  const code = await fetchBundle({ url, file, target, signal, backoffMs: 1 }).then(
+  const way = () => ({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
+  const code = await fetchBundle({ way, path: "/agent.mjs", file, target, signal, backoffMs: 1 }).then(
     () => "ok",
     (error) => (error instanceof TaskError ? error.code : `thrown: ${error}`),
   );

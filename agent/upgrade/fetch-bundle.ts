@@ -2,6 +2,8 @@ import { createHash } from "node:crypto";
 import { closeSync, createReadStream, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { ReleaseFile } from "../../shared/protocol/release.ts";
+import type { Endpoint } from "../link/endpoints.ts";
+import { Requests } from "../link/requests.ts";
 import { sentence } from "../log.ts";
 import { TaskError } from "../tasks/types.ts";
 
@@ -11,8 +13,9 @@ const IDLE_MS = 20_000;
 const BACKOFF_MS = { first: 500, most: 8000 };
 
 export interface FetchOptions {
-  /** Asked anew at each try: the link may have moved to another endpoint. */
-  url(): string;
+  /** The way to the control plane, asked anew at each try: the link may have moved to another. */
+  way(): Endpoint;
+  path: string;
   file: ReleaseFile;
   target: string;
   signal: AbortSignal;
@@ -81,28 +84,28 @@ class Partly extends Error {
 }
 
 /** One request. Answers how many bytes the file has then. */
-async function once(fd: number, from: number, { url, file, signal }: FetchOptions): Promise<number> {
+async function once(fd: number, from: number, { way, path, file, signal }: FetchOptions): Promise<number> {
   const idle = new AbortController();
   const timer = setTimeout(() => idle.abort(new Error(`nothing came for ${IDLE_MS / 1000} s`)), IDLE_MS);
+  const requests = new Requests(way);
   let have = from;
   try {
-    const response = await fetch(url(), {
+    const response = await requests.send(path, {
       headers: from > 0 ? { range: `bytes=${from}-` } : {},
-      redirect: "error",
       signal: AbortSignal.any([signal, idle.signal]),
     });
-    if (!response.ok) {
-      await response.body?.cancel();
-      const detail = `The control plane answered ${response.status} for ${file.name}.`;
-      if (response.status < 500 && response.status !== 429) throw new TaskError("download_failed", detail);
+    const { statusCode: status = 0 } = response;
+    if (status < 200 || status > 299) {
+      const detail = `The control plane answered ${status} for ${file.name}.`;
+      if (status < 500 && status !== 429) throw new TaskError("download_failed", detail);
       throw new Error(detail);
     }
     // Whole, although a part was asked for.
-    if (response.status !== 206) {
+    if (status !== 206) {
       ftruncateSync(fd);
       have = 0;
     }
-    for await (const chunk of response.body ?? []) {
+    for await (const chunk of response as AsyncIterable<Buffer>) {
       timer.refresh();
       if (have + chunk.length > file.size)
         throw new TaskError("wrong_file", `${file.name} is larger than the ${file.size} bytes that were signed.`);
@@ -115,5 +118,6 @@ async function once(fd: number, from: number, { url, file, signal }: FetchOption
     throw new Partly(have, error);
   } finally {
     clearTimeout(timer);
+    requests.close();
   }
 }

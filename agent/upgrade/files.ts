@@ -7,8 +7,11 @@ export const OPT = "/opt/trunkline";
 /** The public halves of the release keys, pinned by the installation. */
 export const RELEASE_KEYS = "/etc/trunkline/release.pub";
 
-/** What the agent asks of the gate (scripts/install/gate.sh): install the staged file and start it on trial. */
-export type UpgradeRequest = { attempt: string; version: string; sha256: string; limit: number };
+/**
+ * What the agent asks of the gate (scripts/install/gate.sh): install the staged file and start it on trial. `asked` in UTC
+ * seconds: one that lies too long is not acted on.
+ */
+export type UpgradeRequest = { attempt: string; version: string; sha256: string; limit: number; asked: number };
 /** A version on trial, as the gate noted it. `until` in seconds of the uptime of that boot. */
 export type Trial = { attempt: string; to: string; from: string; limit: number; until: number; starts: number };
 /** A trial that failed, or was refused by the gate before it began. */
@@ -51,10 +54,15 @@ export class UpgradeFiles {
   }
 
   /** Asks the gate. It acts before the agent's next start. */
-  writeRequest({ attempt, version, sha256, limit }: UpgradeRequest): void {
+  writeRequest({ attempt, version, sha256, limit, asked }: UpgradeRequest): void {
     makePrivateDir(this.dir);
-    const lines = [`attempt=${attempt}`, `version=${version}`, `sha256=${sha256}`, `limit=${limit}`];
-    writeDurable(this.path("request"), `${lines.join("\n")}\n`);
+    const lines = Object.entries({ attempt, version, sha256, limit, asked }).map(([key, value]) => `${key}=${value}\n`);
+    writeDurable(this.path("request"), lines.join(""));
+  }
+
+  /** Takes the request back, and the file that it is about. */
+  dropRequest(): void {
+    for (const name of ["request", "staged.mjs"]) rmSync(this.path(name), { force: true });
   }
 
   /** The trial is over and the version on trial stays. Durable when this returns. */

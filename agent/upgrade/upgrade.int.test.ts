@@ -69,7 +69,8 @@ async function makeHost(answer: (response: ServerResponse) => void = (response) 
     });
   const ctx = {
     signal: new AbortController().signal,
-    endpoint: () => `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    now: () => 1_700_000_000_900,
+    way: () => ({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }),
   } as TaskContext;
   const codeOf = (run: Promise<unknown>) => run.catch((error) => (error instanceof TaskError ? error.code : error));
   return { dir, opt, asked, restarts, agent, ctx, codeOf, files: new UpgradeFiles(stateDir) };
@@ -82,11 +83,25 @@ test("asked twice at once it fetches once; then the bundle and the request lie t
   expect([both, asked]).toEqual([Array(2).fill({ state: "staged" }), ["/agent/releases/1.1.0/agent.mjs"]]);
   expect(readFileSync(files.path("staged.mjs")).equals(BUNDLE)).toBe(true);
   const request = readFileSync(files.path("request"), "utf8");
-  expect(request).toBe(`attempt=${attempt(1)}\nversion=1.1.0\nsha256=${sha256}\nlimit=60\n`);
+  expect(request).toBe(`attempt=${attempt(1)}\nversion=1.1.0\nsha256=${sha256}\nlimit=60\nasked=1700000000\n`);
+  // Asked again before it ended: it does not fetch again.
+  expect(await run(params(), ctx)).toEqual({ state: "staged" });
   await expect.poll(() => restarts).toEqual(["1.0.0"]);
-  // Started again before the gate did anything: it does not fetch again, and wants the gate again.
-  expect(await agent("1.0.0")(params(), ctx)).toEqual({ state: "staged" });
   expect(asked).toHaveLength(1);
+});
+
+test("a request that the gate left where it was is taken back and told, rather than restarted for at each ask", async () => {
+  const { agent, ctx, codeOf, files, restarts, asked } = await makeHost();
+  await agent("1.0.0")(params(), ctx);
+  await expect.poll(() => restarts).toHaveLength(1);
+  // The gate died half-way, or never ran; this is the next process.
+  const next = agent("1.0.0");
+  expect(await codeOf(next(params(), ctx))).toBe("gate_failed");
+  expect(readdirSync(files.dir)).toEqual([]);
+  // Asked once more, it begins anew.
+  expect(await next(params(), ctx)).toEqual({ state: "staged" });
+  await expect.poll(() => restarts).toHaveLength(2);
+  expect(asked).toHaveLength(2);
 });
 
 test("on trial it says so until the control plane says commit; then it stays, and says so as often as it is asked", async () => {

@@ -39,6 +39,8 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
   const { version, log } = deps;
   const files = new UpgradeFiles(deps.stateDir);
   let work: { attempt: string; done: Promise<void> } | undefined;
+  /** The attempt whose request this process wrote. The gate acts on it before the next process starts. */
+  let requested: string | undefined;
   let restarting = false;
 
   const staged = (): UpgradeResult => {
@@ -58,7 +60,12 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
       log.info("this version was confirmed and stays", { version, before: trial.from });
       return { state: "committed" };
     }
-    if (files.request()?.attempt === attempt) return staged();
+    if (files.request()?.attempt === attempt) {
+      if (requested === attempt) return staged();
+      // This process began after the request was written, and so after the gate's turn: another would end no better.
+      files.dropRequest();
+      throw new TaskError("gate_failed", "The gate did not bring the version into its place. Its journal says why.");
+    }
     const returned = files.returned();
     if (returned?.attempt === attempt)
       return { state: "returned", reason: returned.reason, lastWords: returned.lastWords };
@@ -69,7 +76,12 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
     if (work !== undefined && work.attempt !== attempt)
       throw new TaskError("busy", "Another upgrade is being fetched here.");
     // The link may go while it fetches: whoever asks next under this attempt waits for the same work.
-    work ??= { attempt, done: stage(deps, files, params, offer.manifest.version, offer.bundle, ctx) };
+    work ??= {
+      attempt,
+      done: stage(deps, files, params, offer.manifest.version, offer.bundle, ctx).then(() => {
+        requested = attempt;
+      }),
+    };
     const { done } = work;
     const aborted = new Promise<never>((_, reject) => {
       ctx.signal.addEventListener("abort", () => reject(ctx.signal.reason), { once: true });
@@ -107,14 +119,21 @@ async function stage(
   const [partial, staged] = [files.path("partial.mjs"), files.path("staged.mjs")];
   log.info("fetching another version of the agent", { version, bytes: bundle.size });
   await fetchBundle({
-    url: () => `${ctx.endpoint()}/agent/releases/${version}/${bundle.name}`,
+    way: () => ctx.way(),
+    path: `/agent/releases/${version}/${bundle.name}`,
     file: bundle,
     target: partial,
     signal: AbortSignal.timeout(FETCH_MS),
   });
   rmSync(staged, { force: true });
   renameSync(partial, staged);
-  files.writeRequest({ attempt: params.attempt, version, sha256: bundle.sha256, limit: params.trialS });
+  files.writeRequest({
+    attempt: params.attempt,
+    version,
+    sha256: bundle.sha256,
+    limit: params.trialS,
+    asked: Math.floor(ctx.now() / 1000),
+  });
   log.info("another version of the agent is fetched and checked; it starts now, on trial", { version });
 }
 

@@ -183,7 +183,7 @@ export class Links {
       const result = await this.#hellos.ask({ hello, nonce, alive: () => this.#all.has(link) });
       // The socket may have gone while the database was asked.
       if (!this.#all.has(link)) return;
-      if (result.ok) this.#join(link, action.hello, result.role ?? "unknown");
+      if (result.ok && !this.#join(link, action.hello, result.role ?? "unknown")) return;
       this.#run(link, link.session.identified(result));
       if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
       return;
@@ -217,15 +217,21 @@ export class Links {
     }
   }
 
-  #join(link: Link, hello: HelloFrame, role: string): void {
+  /** Answers false when a newer session of the host joined first: answers of the database may come in another order than its commits. */
+  #join(link: Link, hello: HelloFrame, role: string): boolean {
+    const older = this.#joined.get(hello.hostId);
+    if (older?.hello !== undefined && older.hello.epoch > hello.epoch) {
+      this.#supersede(link, hello.hostId);
+      return false;
+    }
     link.hello = hello;
     link.role = role;
-    const older = this.#joined.get(hello.hostId);
     this.#joined.set(hello.hostId, link);
     if (older !== undefined) this.#supersede(older, hello.hostId);
     this.#listener.joined(hello.hostId, hello.epoch);
     this.#ctx.ports.metrics.count("links_opened", { role });
     this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
+    return true;
   }
 
   #supersede(older: Link, hostId: Id<"hst">): void {

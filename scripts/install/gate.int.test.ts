@@ -15,10 +15,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { UpgradeFiles } from "../../agent/upgrade/files.ts";
+import { UpgradeFiles, type UpgradeRequest } from "../../agent/upgrade/files.ts";
 
 const GATE = join(import.meta.dirname, "gate.sh");
 const NEW = "the new agent";
+const now = () => Math.floor(Date.now() / 1000);
 const sha = (text: string) => createHash("sha256").update(text).digest("hex");
 
 /** A host's two folders, with programs of systemd's that only note that they were called. */
@@ -48,9 +49,9 @@ function makeHost() {
     runs: () => readFileSync(join(opt, "current/agent.mjs"), "utf8"),
     versions: () => readdirSync(join(opt, "versions")).sort(),
     /** As the agent leaves it. */
-    request(content = NEW, more: { version?: string; sha256?: string; limit?: number } = {}) {
+    request(content = NEW, more: Partial<UpgradeRequest> = {}) {
       writeFileSync(files.path("staged.mjs"), content);
-      files.writeRequest({ attempt: "tsk_1", version: "1.1.0", sha256: sha(NEW), limit: 60, ...more });
+      files.writeRequest({ attempt: "tsk_1", version: "1.1.0", sha256: sha(NEW), limit: 60, asked: now(), ...more });
     },
     start: (what = "start", env: Record<string, string> = {}) =>
       spawnSync("setsid", ["sh", GATE, what], {
@@ -150,6 +151,17 @@ test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
   ["a version that is an option", (host) => host.request(NEW, { version: "-rf" }), /can't be read/],
   ["the version in use", (host) => host.request(NEW, { version: "1.0.0" }), /in use already/],
   ["a limit that is no number", (host) => host.request(NEW, { limit: Number.NaN }), /can't be read/],
+  ["a request that lay there for an hour", (host) => host.request(NEW, { asked: now() - 3600 }), /too long ago/],
+  ["one of a clock that was set since", (host) => host.request(NEW, { asked: now() + 86_400 }), /too long ago/],
+  ["one whose time is no number", (host) => host.request(NEW, { asked: Number.NaN }), /too long ago/],
+  [
+    "a disk that takes no version",
+    (host) => {
+      host.request();
+      host.program("sync", `case "$*" in *versions*) exit 1 ;; esac; PATH=/usr/bin:/bin exec sync "$@"`);
+    },
+    /could not be put into/,
+  ],
   [
     "no timer to be had",
     (host) => {
@@ -169,6 +181,14 @@ test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
   ]);
   expect(host.files.returned()).toMatchObject({ attempt: "tsk_1", reason: expect.stringMatching(reason) });
   expect([host.files.trial(), host.files.request()]).toEqual([undefined, undefined]);
+});
+
+test("a request of an agent that did not yet say when it asked becomes a trial", () => {
+  const host = makeHost();
+  host.request();
+  host.note("request", (text) => text.replace(/^asked=.*\n/m, ""));
+  host.start();
+  expect([host.current(), host.files.trial()?.to]).toEqual(["1.1.0", "1.1.0"]);
 });
 
 test("a state directory that the new version brought into another form is given back as it was; in the same form it is kept", () => {

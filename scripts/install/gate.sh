@@ -21,6 +21,9 @@ UNIT=trunkline-agent.service
 TIMER=trunkline-upgrade-deadline
 # How often a version on trial may be started. A reboot counts: a version that takes the machine down goes as well.
 MOST_STARTS=3
+# A request is for the restart that follows it at once, or for the next boot when the power was cut there. One that is older,
+# or of a clock that was set since, is of a rollout that may be over.
+REQUEST_LASTS=600
 
 main() {
   case "${1:-start}" in
@@ -56,20 +59,19 @@ begin() {
   to=$(get request version)
   sha=$(get request sha256)
   limit=$(get request limit)
-  from=$(in_use)
+  asked=$(get request asked)
+  from=$(in_use || :)
   starts=1
   is_version "$to" && is_version "$from" && is_number "$limit" || refuse "the request can't be read"
   [ "$to" != "$from" ] || refuse "$to is in use already"
+  is_fresh "$asked" || refuse "it was asked for too long ago"
   new=$OPT/versions/$to.new
-  rm -rf "$new"
+  rm -rf "$new" || refuse "what was left of $to could not be removed"
   (umask 022 && mkdir -p "$new" && cp "$UP/staged.mjs" "$new/agent.mjs") || refuse "$to could not be copied into $OPT"
   # Of the copy: what was checked is what runs.
   [ "$(sha256sum <"$new/agent.mjs")" = "$sha  -" ] || refuse "what lies on disk is not what was signed (SHA-256 differs)"
-  chmod 644 "$new/agent.mjs"
-  sync "$new/agent.mjs" "$new"
-  rm -rf "$OPT/versions/$to"
-  mv -T "$new" "$OPT/versions/$to"
-  sync "$OPT/versions"
+  { chmod 644 "$new/agent.mjs" && sync "$new/agent.mjs" "$new" && rm -rf "$OPT/versions/$to" &&
+    mv -T "$new" "$OPT/versions/$to" && sync "$OPT/versions"; } || refuse "$to could not be put into $OPT/versions"
   keep_state || refuse "the state directory could not be copied"
   boot=$(boot)
   until=$(($(uptime) + limit))
@@ -82,10 +84,19 @@ begin() {
   say "$to is on trial for $limit s, $from comes back otherwise"
 }
 
-# The agent hears of it as it hears of a version that came back.
+# is_fresh SECONDS: agents of before there was such a note leave it out.
+is_fresh() {
+  [ -n "$1" ] || return 0
+  printf '%s\n' "$1" | grep -Eqx '[0-9]{1,12}' || return 1
+  age=$(($(date +%s) - $1))
+  [ "$age" -ge "-$REQUEST_LASTS" ] && [ "$age" -le "$REQUEST_LASTS" ]
+}
+
+# The agent hears of it as it hears of a version that came back. Should the gate itself die before it comes to an end, the
+# agent finds its request where it left it, and takes it back.
 refuse() {
   say "refused: $1"
-  rm -rf "$OPT"/versions/*.new
+  rm -rf "$OPT"/versions/*.new || :
   put_returned "$1" || :
   rm -rf "$UP/request" "$UP/staged.mjs" "$UP/before"
   exit 0

@@ -42,7 +42,7 @@ async function main(): Promise<void> {
     emit: (data) => say({ type: "event", data }),
     hostInfo: { tunnelInterface: () => job.tunnel, outsideInterface: async () => job.outside ?? "eth0" },
     openSealed: () => fromBase64(job.secret ?? ""),
-    endpoint: () => job.endpoint ?? "http://192.0.2.1",
+    way: () => ({ url: job.endpoint ?? "http://192.0.2.1" }),
     now: () => Date.now(),
   };
   const uplink = createUplink();

@@ -1,6 +1,7 @@
 import type { ChildProcess } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { DATA_PATH_NICE } from "../../agent/exec.ts";
 import type { Lab, LabHost } from "./lab.ts";
 import { poll } from "./poll.ts";
 import { stopChild } from "./process.ts";
@@ -56,7 +57,9 @@ export async function connectTunnel(lab: Lab, client: LabHost, conf: string, ifa
   const config = parseClientConfig(conf);
   const { ns } = client;
   const logFile = lab.logFile(`wg-${client.name}`);
-  const process_ = ns.spawn(["wireguard-go", "-f", iface], { logFile, env: { LOG_LEVEL: "error" } });
+  // A customer's machine has cores of its own: what else runs on this one does not cost his packets.
+  const argv = ["nice", "-n", String(DATA_PATH_NICE), "wireguard-go", "-f", iface];
+  const process_ = ns.spawn(argv, { logFile, env: { LOG_LEVEL: "error" } });
   try {
     await untilControllable(process_, () => ns.exists(`/run/wireguard/${iface}.sock`));
     // By a file: node's pipes are sockets, and a socket can't be opened again as /dev/stdin.

@@ -26,6 +26,8 @@ export class ModelPlane {
   readonly #died: () => void;
   #db: Database;
   #process: Process | undefined;
+  /** Whether it was started since it was last told to end. */
+  #again = false;
   /** What went wrong inside: every entry is a fault of the product or of the model. */
   readonly faults: string[] = [];
   /** Its wall clock less the true one, ms. */
@@ -58,6 +60,7 @@ export class ModelPlane {
   }
 
   start(): void {
+    this.#again = true;
     if (this.#process !== undefined) return;
     const time = this.#time;
     const db = this.#db;
@@ -118,12 +121,15 @@ export class ModelPlane {
     this.#died();
   }
 
-  /** SIGTERM: says goodbye first. */
+  /** SIGTERM: says goodbye first. Started meanwhile, it begins anew when the old process is gone. */
   async drain(): Promise<void> {
     const process = this.#process;
     if (process === undefined) return;
+    this.#again = false;
     await process.hub.drain();
-    if (this.#process === process) this.kill();
+    if (this.#process !== process) return;
+    this.kill();
+    if (this.#again) this.start();
   }
 
   /** The database becomes another one, as after a restore. Kill the process first. */
@@ -158,7 +164,8 @@ export class ModelPlane {
         return db.write(fn);
       });
       last = result.catch(() => {});
-      return result;
+      // The answer has a way of its own to go, as from a database on another machine: a later write's may be here first.
+      return result.finally(() => this.#time.sleep(this.#random() ** 4 * 200));
     };
   }
 }

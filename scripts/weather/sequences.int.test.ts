@@ -11,10 +11,7 @@ const MOST_MS = 240_000;
 /** Then the test ends with as many sequences as it had time for; `FC_MINUTES` gives it more. */
 const LONGEST_MS = Number(process.env.FC_MINUTES ?? 1) * 60_000;
 
-/**
- * What every change replays. To look for more: another `FC_SEED`, and `FC_RUNS` and `FC_MINUTES` for longer. Open: in seed 39907331,
- * path 109:8:9:22:12, a host has two sessions for some seconds (a black hole, agents killed while they write their epoch, a restore).
- */
+/** What every change replays. To look for more: another `FC_SEED`, and `FC_RUNS` and `FC_MINUTES` for longer. */
 const USUAL_SEED = 38683281;
 const USUAL_WORLDS = 120;
 

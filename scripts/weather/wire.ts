@@ -31,8 +31,11 @@ export interface NearSocket {
   close(): void;
 }
 
-/** Saw a frame or a close of one connection; see {@link Wire.onSent}. */
-export type Watcher = (what: { connection: number; t: string; closed: boolean }) => void;
+/**
+ * Saw something of one connection: a frame by its `t`, or that the control plane `closed` it, or learned that it is `over`; and
+ * the epoch its host said hello with. See {@link Wire.onSent}.
+ */
+export type Watcher = (what: { connection: number; saw: string; epoch: number }) => void;
 
 let connections = 0;
 
@@ -104,6 +107,7 @@ class Connection implements NearSocket, FarEnd {
   handle: LinkHandle | undefined;
   readonly #up: Way = { lastAt: 0, held: [] };
   readonly #down: Way = { lastAt: 0, held: [] };
+  #epoch: number | undefined;
   #over = false;
 
   constructor(time: VirtualTime, random: Dice, wire: Wire, near: NearEnd) {
@@ -114,6 +118,7 @@ class Connection implements NearSocket, FarEnd {
   }
 
   send(text: string): void {
+    this.#epoch ??= (JSON.parse(text) as { epoch?: number }).epoch;
     this.#frame(this.#up, () => this.handle?.message(text));
   }
 
@@ -121,7 +126,7 @@ class Connection implements NearSocket, FarEnd {
     this.near = undefined;
     this.up(() => {
       this.#end();
-      this.#wire.onSent({ connection: this.id, t: "", closed: true });
+      this.#saw("over");
       this.handle?.closed();
     });
   }
@@ -134,11 +139,11 @@ class Connection implements NearSocket, FarEnd {
   #farSocket(): Socket {
     return {
       send: (text) => {
-        this.#wire.onSent({ connection: this.id, t: String((JSON.parse(text) as { t: string }).t), closed: false });
+        this.#saw((JSON.parse(text) as { t: string }).t);
         this.#frame(this.#down, () => this.near?.text(text));
       },
       close: (code, reason) => {
-        this.#wire.onSent({ connection: this.id, t: "", closed: true });
+        this.#saw("closed");
         const { handle } = this;
         this.handle = undefined;
         this.#time.after(5, () => handle?.closed());
@@ -150,15 +155,21 @@ class Connection implements NearSocket, FarEnd {
     };
   }
 
+  #saw(saw: string): void {
+    this.#wire.onSent({ connection: this.id, saw, epoch: this.#epoch ?? 0 });
+  }
+
   /** Both ends learn that it is over, each after a moment. */
   reset(why: string): void {
     const { near, handle } = this;
     this.#end();
     this.#time.after(this.#latency(), () => near?.closed(why));
-    if (handle !== undefined) {
-      this.#wire.onSent({ connection: this.id, t: "", closed: true });
-      this.#time.after(this.#latency(), () => handle.closed());
-    }
+    if (handle === undefined) return;
+    this.#time.after(this.#latency(), () => {
+      // Only now: until it learns of the end, the control plane may still welcome the host on it.
+      this.#saw("over");
+      handle.closed();
+    });
   }
 
   /** What the weather held back goes on, if it now may. */

@@ -125,6 +125,8 @@ export class World {
   readonly #wires: Wire[] = [];
   /** Sessions told welcome and not closed since, by host. */
   readonly #welcomed = new Map<Id<"hst">, Set<number>>();
+  /** The session each host was welcomed with last, unless it went by itself. */
+  readonly #newest = new Map<Id<"hst">, { connection: number; epoch: number }>();
   #backup: Map<Id<"hst">, number> | undefined;
   /** The greatest revision of each host the database ever had, since the last restore. */
   #revisions = new Map<Id<"hst">, number>();
@@ -141,6 +143,7 @@ export class World {
     this.plane = new ModelPlane(this.time, this.random, base, db, () => {
       for (const wire of this.#wires) wire.serverDied();
       this.#welcomed.clear();
+      this.#newest.clear();
     });
     const { keyId, publicKey } = origin.ports.signer;
     this.hosts = origin.known.map(
@@ -175,11 +178,19 @@ export class World {
   /** A host's own way to the control plane; what is said on it is watched. */
   #wire(id: Id<"hst">): Wire {
     const wire = new Wire(this.time, this.random, (connection) => this.plane.accept(connection));
-    wire.onSent = ({ connection, t: type, closed }) => {
+    wire.onSent = ({ connection, saw, epoch }) => {
       const sessions = this.#welcomed.get(id) ?? new Set();
       this.#welcomed.set(id, sessions);
-      if (closed) sessions.delete(connection);
-      else if (type === "welcome") sessions.add(connection);
+      if (saw === "over" || saw === "closed") sessions.delete(connection);
+      // Of one that went by itself nothing is known any more; one that was sent away must have made room for a newer one.
+      const newest = this.#newest.get(id);
+      if (saw === "over" && connection === newest?.connection) this.#newest.delete(id);
+      if (saw === "welcome") {
+        sessions.add(connection);
+        if (newest !== undefined && epoch < newest.epoch)
+          this.faults.push(`${id} is welcomed with epoch ${epoch} after ${newest.epoch}`);
+        this.#newest.set(id, { connection, epoch });
+      }
       if (sessions.size > 1) this.faults.push(`${id} has ${sessions.size} sessions`);
     };
     this.#wires.push(wire);

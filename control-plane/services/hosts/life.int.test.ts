@@ -1,4 +1,4 @@
-import { eq } from "drizzle-orm";
+import { eq, inArray } from "drizzle-orm";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
@@ -20,6 +20,7 @@ import { openConnection } from "../connections/open.ts";
 import { desiredState } from "./desired-state.ts";
 import { drainHost, resumeHost, retireHost } from "./life.ts";
 import { replaceHost } from "./replace.ts";
+import { updateHost } from "./update.ts";
 
 let h: Harness;
 let network: Awaited<ReturnType<typeof makeNetwork>>;
@@ -75,6 +76,9 @@ test("a forward host's connections go on through the machine that replaces it, o
   await replaceHost(systemOf(h), old, { byHostId: by as Id<"hst"> });
   expect(await stateOf(old)).toEqual([]);
   const relays = (await stateOf(by as Id<"hst">)).filter((item) => item.type === "relay");
+  const [row] = await h.ports.db.read.select().from(t.connections).where(eq(t.connections.id, connection.id));
+  // What is awaited of the new host is a revision of its own.
+  expect(row?.forwardRev).toBe((await desiredState(h.ports.db.read, by as Id<"hst">))?.rev);
   expect(relays).toMatchObject([{ id: connection.id, listen: { from: connection.port, to: connection.port } }]);
   const [host] = await h.ports.db.read
     .select()
@@ -100,12 +104,36 @@ test("an exit's line moves to the machine that replaces it, with its address; it
   expect(configuration.serverPublicKey).toBe(host?.wireguardPublicKey);
 });
 
+test("an exit installed anew takes over on its own address: no line's address changes, and no two exits hold it", async () => {
+  await open();
+  const old = await exitOf();
+  const [by] = (await enrolHosts(h, "exit", 1)) as [Id<"hst">];
+  await hostsUp(h);
+  const rows = () =>
+    h.ports.db.read
+      .select()
+      .from(t.hosts)
+      .where(inArray(t.hosts.id, [old, by]));
+  const addressOf = async (id: Id<"hst">) => (await rows()).find((row) => row.id === id)?.publicAddress;
+  const eip = await addressOf(old);
+  const replace = (keepAddress: boolean) => replaceHost(systemOf(h), old, { byHostId: by, keepAddress });
+  await expect(replace(true)).rejects.toMatchObject({ code: "conflict" });
+  await updateHost(systemOf(h), by, { publicAddress: null });
+  await expect(replace(false)).rejects.toMatchObject({ code: "conflict" });
+  expect(await replace(true)).toMatchObject({ id: by, publicAddress: eip });
+  expect(await addressOf(by)).toBe(eip);
+  const [line] = await h.ports.db.read.select().from(t.lines).where(eq(t.lines.id, lineId));
+  expect(line).toMatchObject({ state: "active", exitHostId: by, eip });
+});
+
 test("a host in use, of another role or not let in can't take over", async () => {
   const old = await exitOf();
   const other = network.exits.find((id) => id !== old) as Id<"hst">;
   await buyLines(h, who);
   for (const byHostId of [other, old, network.boarding])
-    await expect(replaceHost(systemOf(h), old, { byHostId })).rejects.toMatchObject({ code: "conflict" });
+    await expect(replaceHost(systemOf(h), old, { byHostId })).rejects.toMatchObject({
+      code: "conflict",
+    });
 });
 
 test("an account's own whitelist replaces that of its lines' service types, and gives it back when taken away", async () => {

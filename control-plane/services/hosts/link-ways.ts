@@ -26,7 +26,7 @@ type Host = Pick<typeof t.hosts.$inferSelect, keyof typeof COLUMNS>;
 
 /** So many ways are named to a host: with more it would only take longer to come back to the first. */
 const MOST_WAYS = 4;
-/** Above so many sources, their /24 networks are named instead: the state of a forward host must not grow with every exit. */
+/** Above so many sources, wider networks are named instead: the state of a forward host must not grow with every exit. */
 const MOST_SOURCES = 256;
 
 /** What hosts should hold of this, by their ids: where each passes others on, and who passes it on. */
@@ -55,13 +55,19 @@ function proxyItems(host: Host, neighbours: readonly Host[]): StateItem[] {
     ...new Set(neighbours.map((one) => addressFrom(host, one)).filter((address) => address !== null)),
   ].sort();
   if (sources.length === 0) return [];
-  const allow =
-    sources.length <= MOST_SOURCES
-      ? sources.map((address) => `${address}/32`)
-      : [...new Set(sources.map((address) => address.replace(/\d+$/, "0/24")))];
   const isPrivate = host.privateAddress !== null && sources.every(isPrivateAddress);
   const address = isPrivate && host.privateAddress !== null ? host.privateAddress : "0.0.0.0";
-  return [{ type: "linkProxy", id: "link-proxy", address, port: host.linkProxyPort, allow }];
+  return [{ type: "linkProxy", id: "link-proxy", address, port: host.linkProxyPort, allow: allowed(sources) }];
+}
+
+/** Networks that hold all of these addresses: themselves, or when that is too many, the longest of three lengths that is not. */
+export function allowed(sources: readonly string[]): string[] {
+  const networks = (octets: number) => {
+    const tail = [".0", ".0", ".0"].slice(0, 4 - octets).join("");
+    return [...new Set(sources.map((a) => `${a.split(".").slice(0, octets).join(".")}${tail}/${octets * 8}`))];
+  };
+  // There are 256 of the last length at most.
+  return [4, 3, 2, 1].map(networks).find((list) => list.length <= MOST_SOURCES) ?? [];
 }
 
 const IDS = sql.placeholder("ids");
