@@ -2,7 +2,7 @@ import { sql } from "drizzle-orm";
 import { index, integer, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
 import type { HostRole } from "../../../shared/protocol/enrolment.ts";
 import { flag, id, instant, json } from "./columns.ts";
-import { hosts } from "./network.ts";
+import { hosts } from "./hosts.ts";
 
 /** `canary`: the first hosts; `waiting`: they have it, and time has to pass; `rolling`: the others. */
 export const ROLLOUT_STATES = ["canary", "waiting", "rolling", "halted", "done", "cancelled"] as const;

@@ -2,7 +2,7 @@ import { sql } from "drizzle-orm";
 import { index, integer, sqliteTable, text } from "drizzle-orm/sqlite-core";
 import type { TaskOutcome } from "../../../shared/protocol/tasks.ts";
 import { id, instant, json } from "./columns.ts";
-import { hosts } from "./network.ts";
+import { hosts } from "./hosts.ts";
 
 export const TASK_STATES = ["waiting", "sent", "ended"] as const;
 

@@ -1,6 +1,7 @@
 import { index, integer, primaryKey, sqliteTable, text } from "drizzle-orm/sqlite-core";
 import { flag, id, instant } from "./columns.ts";
-import { connections, hosts, lines } from "./network.ts";
+import { hosts } from "./hosts.ts";
+import { connections, lines } from "./lines.ts";
 
 const count = () => integer().notNull().default(0);
 
