@@ -14,9 +14,12 @@ export type JobOutcome = "done" | { againInMs: number };
 
 type Handler<K extends JobKind> = {
   run(ctx: Context, payload: JobPayload<K>): Promise<JobOutcome>;
-  /** Failures after which it is a dead letter. */
+  /** Failures after which it is a dead letter, or {@link FOR_EVER}. */
   maxAttempts: number;
 };
+
+/** Never given up, neither for its failures nor for workers that were gone before it ended. */
+export const FOR_EVER = Number.POSITIVE_INFINITY;
 
 const done = (): JobOutcome => "done";
 
@@ -40,10 +43,10 @@ export const HANDLERS: { readonly [K in JobKind]: Handler<K> } = {
     },
     maxAttempts: 100,
   },
-  // One row for ever: it comes again by itself, and is never given up for its failures.
+  // One row, which comes again by itself: nobody would make another.
   "retention.sweep": {
     run: (ctx) => sweep(ctx).then((done) => ({ againInMs: done ? SWEEP_EVERY_MS : SWEEP_ON_MS })),
-    maxAttempts: Number.MAX_SAFE_INTEGER,
+    maxAttempts: FOR_EVER,
   },
   "capture.deadline": { run: (ctx, { captureId }) => failOverdueCapture(ctx, captureId).then(done), maxAttempts: 20 },
   "capture.expire": { run: (ctx, { captureId }) => deleteCapture(ctx, captureId).then(done), maxAttempts: 20 },

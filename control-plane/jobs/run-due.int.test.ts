@@ -6,6 +6,7 @@ import { transaction } from "../db/transaction.ts";
 import { openConnection } from "../services/connections/open.ts";
 import { retryJob } from "../services/jobs/jobs.ts";
 import { expireResource } from "../services/resources/expire.ts";
+import { armSweep } from "../services/retention/sweep.ts";
 import { type Harness, makeHarness } from "../testing/harness.ts";
 import { execute } from "../testing/tables.ts";
 import {
@@ -142,6 +143,73 @@ test("a job that takes its process with it each time is a dead letter after five
   await retryJob((await makePerson(h, "admin", "boss")).ctx, (await theJob(h)).id);
   await h.runJobs();
   expect((await theJob(h)).state).toBe("done");
+});
+
+test("a job that ends its process takes its batch along once: then each runs alone, and the others are done", async () => {
+  const h = await makeHarness();
+  const never = new Promise<"done">(() => undefined);
+  const killer = "ord_7zzzzzzzzzzzzzzzzzzzzzzzzz" as const;
+  const handler = HANDLERS["order.timeout"];
+  // A process, until it dies; what runs in it by then is gone with it.
+  let alive = Promise.withResolvers<void>();
+  const dead = new Set<unknown>();
+  const spy = vi.spyOn(handler, "run").mockImplementation(async (_, { orderId }) => {
+    const mine = alive;
+    if (orderId === killer) {
+      dead.add(mine);
+      mine.resolve();
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+    return dead.has(mine) ? never : "done";
+  });
+  try {
+    for (let i = 0; i < 7; i++) await addJob(h, `test/${i}`);
+    await transaction(systemOf(h), (tx) => tx.job("order.timeout", { orderId: killer }, h.clock.now(), "test/killer"));
+    for (let life = 0; life < 6; life++) {
+      alive = Promise.withResolvers<void>();
+      // As the runner does, until nothing is due or the process is gone.
+      const idle = (async () => {
+        while ((await runDueJobs(h.ports, 8)) > 0);
+      })();
+      await Promise.race([idle, alive.promise]);
+      h.clock.advance(LEASE_MS);
+    }
+    const rows = await h.ports.db.read.select().from(t.jobs);
+    expect(rows.map((row) => [row.dedupeKey, row.state]).sort()).toEqual([
+      ...Array.from({ length: 7 }, (_, i) => [`test/${i}`, "done"]),
+      ["test/killer", "dead"],
+    ]);
+    expect(spy.mock.calls.filter(([, { orderId }]) => orderId === killer)).toHaveLength(5);
+  } finally {
+    spy.mockRestore();
+  }
+});
+
+test("the sweep is never given up: when it has ended five processes it is left alone for an hour, and then runs again", async () => {
+  const h = await makeHarness();
+  const handler = HANDLERS["retention.sweep"];
+  let lost = true;
+  const spy = vi
+    .spyOn(handler, "run")
+    .mockImplementation(() => (lost ? new Promise(() => undefined) : Promise.resolve({ againInMs: 1000 })));
+  try {
+    await armSweep(h.ports);
+    for (let life = 1; life <= 5; life++) {
+      void runDueJobs(h.ports, 8);
+      await vi.waitFor(() => expect(spy).toHaveBeenCalledTimes(life));
+      h.clock.advance(LEASE_MS);
+    }
+    await h.runJobs();
+    expect(spy).toHaveBeenCalledTimes(5);
+    expect(await theJob(h)).toMatchObject({ state: "waiting", lastError: expect.stringContaining("5 times") });
+    expect((await theJob(h)).runAt).toBeGreaterThanOrEqual(h.clock.now() + 3_600_000);
+    lost = false;
+    h.clock.advance(3_600_000);
+    expect(await runDueJobs(h.ports, 8)).toBe(1);
+    expect(await theJob(h)).toMatchObject({ state: "waiting", losses: 0, lastError: null });
+  } finally {
+    spy.mockRestore();
+  }
 });
 
 test("a failed job is tried again later and later, then is a dead letter with its error, which an operator can run again", async () => {

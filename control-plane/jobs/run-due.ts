@@ -1,13 +1,15 @@
-import { and, asc, eq, inArray, lte, min, or, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, lte, min, type SQL, sql } from "drizzle-orm";
 import * as t from "../db/schema/index.ts";
 import type { Ports } from "../ports/index.ts";
 import { makeId, systemContext } from "../services/context.ts";
-import { HANDLERS, type JobOutcome } from "./handlers.ts";
+import { FOR_EVER, HANDLERS, type JobOutcome } from "./handlers.ts";
 import { JOB_PAYLOADS, type JobKind } from "./kinds.ts";
 
 const LEASE_MS = 60_000;
 /** A deploy or a crash for another reason costs a lease too: only a job that takes its process with it comes to this. */
 const MOST_LOSSES = 5;
+/** How long a job that is never given up is left alone when it came to that. */
+const PAUSE_MS = 3_600_000;
 
 /** Written as the indexes are, which serve only a query that says the same: done jobs are many. */
 const WAITING = sql`${t.jobs.state} = 'waiting'`;
@@ -16,13 +18,17 @@ const RUNNING = sql`${t.jobs.state} = 'running'`;
 type Job = typeof t.jobs.$inferSelect;
 
 /**
- * Takes due jobs, and those whose worker's lease ran out, and runs them side by side. Answers how many it took; call it again
- * while that is more than zero. At least once: a job whose worker dies is taken by another when its lease ends.
+ * Takes due jobs and runs them side by side, then one whose worker's lease ran out, alone: it may be what ended that worker, and
+ * must take no others with it again. Answers how many it took; call it again while that is more than zero. At least once: a
+ * job whose worker dies is taken by another when its lease ends.
  */
 export async function runDueJobs(ports: Ports, limit: number): Promise<number> {
-  const taken = await takeDue(ports, limit);
-  await Promise.all(taken.map((job) => runJob(ports, job)));
-  return taken.length;
+  const now = () => ports.clock.now();
+  const due = await take(ports, and(WAITING, lte(t.jobs.runAt, now())), limit);
+  await Promise.all(due.map((job) => runJob(ports, job)));
+  const lost = await take(ports, and(RUNNING, lte(t.jobs.leaseUntil, now())), 1);
+  for (const job of lost) await runJob(ports, job);
+  return due.length + lost.length;
 }
 
 /** When the next job is due, or undefined when none waits. */
@@ -41,9 +47,7 @@ export async function nextDueAt(ports: Ports): Promise<number | undefined> {
   return times.length === 0 ? undefined : Math.min(...times);
 }
 
-async function takeDue(ports: Ports, limit: number): Promise<Job[]> {
-  const now = ports.clock.now();
-  const due = or(and(WAITING, lte(t.jobs.runAt, now)), and(RUNNING, lte(t.jobs.leaseUntil, now)));
+async function take(ports: Ports, due: SQL | undefined, limit: number): Promise<Job[]> {
   // Mostly there is nothing: look without taking the writer.
   const [any] = await ports.db.read.select({ id: t.jobs.id }).from(t.jobs).where(due).limit(1);
   if (any === undefined) return [];
@@ -55,7 +59,7 @@ async function takeDue(ports: Ports, limit: number): Promise<Job[]> {
         attempts: sql`attempts + 1`,
         losses: sql`CASE WHEN state = 'running' THEN losses + 1 ELSE 0 END`,
         leaseToken: makeId(ports, "tsk"),
-        leaseUntil: now + LEASE_MS,
+        leaseUntil: ports.clock.now() + LEASE_MS,
       })
       .where(
         inArray(
@@ -85,10 +89,11 @@ async function runJob(ports: Ports, job: Job): Promise<void> {
   ports.metrics.time("job_ms", ports.clock.now() - startedAt, { kind });
 }
 
-/** Nobody came back from it so often that it is the job that ends them: it is not run again. */
+/** Nobody came back from it so often that it is the job that ends them: it is not run again, or where it must be, much later. */
 async function giveUp(ports: Ports, job: Job): Promise<void> {
   const error = new Error(`its worker was gone before it ended, ${job.losses} times in a row`);
-  await fail(ports, job, error, 0);
+  if (HANDLERS[job.kind as JobKind]?.maxAttempts === FOR_EVER) await fail(ports, job, error, FOR_EVER, PAUSE_MS);
+  else await fail(ports, job, error, 0);
 }
 
 /** Only the worker that holds the lease may write the outcome. */
@@ -119,7 +124,7 @@ async function settle(ports: Ports, job: Job, outcome: JobOutcome): Promise<void
   if (outcome !== "done") ports.jobBell.ring(now + outcome.againInMs);
 }
 
-async function fail(ports: Ports, job: Job, error: unknown, maxAttempts: number): Promise<void> {
+async function fail(ports: Ports, job: Job, error: unknown, maxAttempts: number, pauseMs = 0): Promise<void> {
   const dead = job.attempts >= maxAttempts;
   ports.log.error(dead ? "job is a dead letter" : "job failed", {
     job: job.id,
@@ -131,7 +136,7 @@ async function fail(ports: Ports, job: Job, error: unknown, maxAttempts: number)
   const now = ports.clock.now();
   const [byte = 0] = ports.random.bytes(1);
   const backOff = Math.min(300_000, 1000 * 2 ** Math.min(job.attempts, 9)) * (0.5 + byte / 512);
-  const runAt = now + Math.round(backOff);
+  const runAt = now + Math.max(pauseMs, Math.round(backOff));
   await ports.db.write(async (tx) => {
     await tx
       .update(t.jobs)
