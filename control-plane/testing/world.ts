@@ -180,6 +180,8 @@ export async function makeNetwork(
   return { boarding, forwards: forwardIds, exits: exitIds };
 }
 
+export type Network = Awaited<ReturnType<typeof makeNetwork>>;
+
 /** Quotes and orders lines; not paid yet. */
 export async function orderLines(who: Person, quantity = 1): Promise<Id<"ord">> {
   const quote = await createQuote(who.ctx, { priceId: PRICE_ID, chargeType: "month", periods: 1, quantity });
@@ -200,6 +202,18 @@ export async function buyLines(h: Harness, who: Person, quantity = 1): Promise<I
     await hostsUp(h);
   }
   throw new Error(`the lines of ${orderId} did not come up`);
+}
+
+/** A catalogue, a network that is up, and a customer whose lines on it are active: where tests of hosts and connections begin. */
+export async function networkWithLines(
+  h: Harness,
+  { lines = 1, ...size }: { lines?: number } & Parameters<typeof makeNetwork>[1] = {},
+) {
+  await stockCatalogue(h);
+  const network = await makeNetwork(h, size);
+  const who = await makeCustomer(h, "customer");
+  const lineIds = await buyLines(h, who, lines);
+  return { network, who, lineIds, lineId: lineIds[0] as Id<"lin"> };
 }
 
 export function linesOf(h: Harness, orderId: Id<"ord">) {

@@ -8,11 +8,10 @@ import {
   enrolHosts,
   hostsUp,
   key32,
-  makeCustomer,
-  makeNetwork,
   makePerson,
+  type Network,
+  networkWithLines,
   type Person,
-  stockCatalogue,
   systemOf,
 } from "../../testing/world.ts";
 import { deleteAccountWhitelist, putAccountWhitelist } from "../accounts/whitelist.ts";
@@ -23,16 +22,13 @@ import { replaceHost } from "./replace.ts";
 import { updateHost } from "./update.ts";
 
 let h: Harness;
-let network: Awaited<ReturnType<typeof makeNetwork>>;
+let network: Network;
 let who: Person;
 let lineId: Id<"lin">;
 
 beforeEach(async () => {
   h = await openHarness({ settings: { portQuarantineMs: 0 } });
-  await stockCatalogue(h);
-  network = await makeNetwork(h, { forwards: 1, exits: 2 });
-  who = await makeCustomer(h, "customer");
-  [lineId] = (await buyLines(h, who)) as [Id<"lin">];
+  ({ network, who, lineId } = await networkWithLines(h, { exits: 2 }));
 });
 afterEach(() => h.close());
 

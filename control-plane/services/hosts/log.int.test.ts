@@ -5,15 +5,13 @@ import type { HelloFrame } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Answer, type Harness, openHarness } from "../../testing/harness.ts";
 import {
-  buyLines,
   enrolHosts,
   hostsUp,
   key32,
-  makeCustomer,
-  makeNetwork,
   makePerson,
+  type Network,
+  networkWithLines,
   type Person,
-  stockCatalogue,
 } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
 import { systemContext } from "../context.ts";
@@ -24,17 +22,14 @@ let h: Harness;
 let support: Person;
 let admin: Person;
 let who: Person;
-let network: Awaited<ReturnType<typeof makeNetwork>>;
+let network: Network;
 let lineId: Id<"lin">;
 
 beforeEach(async () => {
   h = await openHarness({ settings: { portQuarantineMs: 0 } });
-  await stockCatalogue(h);
-  network = await makeNetwork(h, { forwards: 1, exits: 2 });
+  ({ network, who, lineId } = await networkWithLines(h, { exits: 2 }));
   admin = await makePerson(h, "admin", "admin");
   support = await makePerson(h, "support", "support");
-  who = await makeCustomer(h, "customer");
-  [lineId] = (await buyLines(h, who)) as [Id<"lin">];
 });
 afterEach(() => h.close());
 

@@ -4,15 +4,13 @@ import type { Id } from "../../../shared/ids.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Harness, openHarness } from "../../testing/harness.ts";
 import {
-  buyLines,
   enrolHosts,
   hostsUp,
   key32,
-  makeCustomer,
-  makeNetwork,
   makePerson,
+  type Network,
+  networkWithLines,
   type Person,
-  stockCatalogue,
   systemOf,
 } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
@@ -25,15 +23,12 @@ import { updateHost } from "./update.ts";
 
 let h: Harness;
 let who: Person;
-let network: Awaited<ReturnType<typeof makeNetwork>>;
+let network: Network;
 let lineIds: Id<"lin">[];
 
 beforeEach(async () => {
   h = await openHarness({ settings: { portQuarantineMs: 0 } });
-  await stockCatalogue(h);
-  network = await makeNetwork(h, { forwards: 1, exits: 3, ports: 50 });
-  who = await makeCustomer(h, "customer");
-  lineIds = await buyLines(h, who, 2);
+  ({ network, who, lineIds } = await networkWithLines(h, { exits: 3, lines: 2 }));
 });
 afterEach(() => h.close());
 

@@ -5,14 +5,12 @@ import type { Observation } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Harness, openHarness } from "../../testing/harness.ts";
 import {
-  buyLines,
   hostsUp,
   key32,
-  makeCustomer,
-  makeNetwork,
   makePerson,
+  type Network,
+  networkWithLines,
   type Person,
-  stockCatalogue,
   systemOf,
 } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
@@ -21,17 +19,14 @@ import { observe } from "../hosts/report.ts";
 let h: Harness;
 let support: Person;
 let who: Person;
-let network: Awaited<ReturnType<typeof makeNetwork>>;
+let network: Network;
 let lineId: Id<"lin">;
 let exit: Id<"hst">;
 
 beforeAll(async () => {
   h = await openHarness({ settings: { portQuarantineMs: 0 } });
-  await stockCatalogue(h);
-  network = await makeNetwork(h, { forwards: 1, exits: 1 });
+  ({ network, who, lineId } = await networkWithLines(h));
   support = await makePerson(h, "support", "support");
-  who = await makeCustomer(h, "customer");
-  [lineId] = (await buyLines(h, who)) as [Id<"lin">];
   exit = network.exits[0] as Id<"hst">;
 });
 afterAll(() => h?.close());

@@ -5,14 +5,12 @@ import type { PathProbe } from "../../../shared/protocol/frames.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Harness, openHarness } from "../../testing/harness.ts";
 import {
-  buyLines,
   hostsUp,
   key32,
-  makeCustomer,
-  makeNetwork,
   makePerson,
+  type Network,
+  networkWithLines,
   type Person,
-  stockCatalogue,
   systemOf,
 } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
@@ -23,18 +21,15 @@ const MINUTE = 60_000;
 let h: Harness;
 let support: Person;
 let who: Person;
-let network: Awaited<ReturnType<typeof makeNetwork>>;
+let network: Network;
 let lineId: Id<"lin">;
 let forward: Id<"hst">;
 let exit: Id<"hst">;
 
 beforeEach(async () => {
   h = await openHarness({ settings: { portQuarantineMs: 0 } });
-  await stockCatalogue(h);
-  network = await makeNetwork(h, { forwards: 1, exits: 1 });
+  ({ network, who, lineId } = await networkWithLines(h));
   support = await makePerson(h, "support", "support");
-  who = await makeCustomer(h, "customer");
-  [lineId] = (await buyLines(h, who)) as [Id<"lin">];
   forward = network.forwards[0] as Id<"hst">;
   exit = network.exits[0] as Id<"hst">;
   await openConnection(who.ctx, { lineId, clientPublicKey: key32(h) }, 0);
