@@ -80,6 +80,11 @@ export class ModelHost {
     return this.#agent;
   }
 
+  /** Whether it ever verified that it holds this revision, or a later one. */
+  hasVerified(rev: number): boolean {
+    return [...this.setup.verified].some((claim) => Number(claim.split(":")[0]) >= rev);
+  }
+
   readonly wall = (): number => this.setup.time.wall() + this.skewMs;
 
   /** Starts the agent, as systemd would. */

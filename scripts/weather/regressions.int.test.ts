@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { retireHost } from "../../control-plane/services/hosts/life.ts";
 import type { ModelHost } from "./model-host.ts";
 import { sharedOrigin } from "./shared-origin.ts";
 import { World } from "./world.ts";
@@ -47,4 +48,18 @@ test("two hellos of one host are checked at once, and the newer one's answer is 
       await world.time.advance(500);
     }
     clone.kill();
+  }));
+
+test("a retired host that was let go loses its disk and is edited by hand: nobody tells it what to hold, and none is waited for", () =>
+  inWorld(0, async (world) => {
+    const host = world.hosts[1] as ModelHost;
+    world.call("retire", async (_, operator) => void (await retireHost(operator, host.setup.id)));
+    await world.time.advance(1);
+    expect(await world.rest(240_000)).toMatchObject({ left: [], faults: [] });
+    expect(host.kernel.size).toBe(0);
+    host.kill();
+    host.damageState(0);
+    host.kernel.set("relay 0-0", "by hand");
+    world.calm();
+    await world.time.advance(60_000);
   }));

@@ -8,7 +8,7 @@ import { openFileDatabase } from "../../control-plane/adapters/database/libsql-f
 import * as t from "../../control-plane/db/schema/index.ts";
 import type { Database, Ports } from "../../control-plane/ports/index.ts";
 import { type Context, systemContext } from "../../control-plane/services/context.ts";
-import { desiredState } from "../../control-plane/services/hosts/desired-state.ts";
+import { desiredStates } from "../../control-plane/services/hosts/desired-state.ts";
 import { enrolHost } from "../../control-plane/services/hosts/enrol.ts";
 import { createEnrolmentToken } from "../../control-plane/services/hosts/enrolment-tokens.ts";
 import { createPair } from "../../control-plane/services/hosts/pairs.ts";
@@ -294,13 +294,15 @@ export class World {
     });
     // The dear part, once what the database says of itself is well.
     if (found.length > 0) return found;
-    for (const row of rows) {
-      const host = this.hosts.find((one) => one.setup.id === row.id);
-      const state = await desiredState(this.plane.db.read, row.id);
-      if (host === undefined || state === undefined) continue;
+    const ids = rows.map((row) => row.id);
+    for (const [id, state] of await desiredStates(this.plane.db.read, ids)) {
+      const host = this.hosts.find((one) => one.setup.id === id);
+      // Let go after it had verified that it held nothing, its disk lost since: there is nobody who could tell it what to hold.
+      const isGone = state.retired && host?.agent?.reconciler.target === undefined && host?.hasVerified(state.rev);
+      if (host === undefined || isGone) continue;
       const wanted = [...kernelOf(state.items, host.wall())].sort().join("\n");
       const held = [...host.kernel].sort().join("\n");
-      if (wanted !== held) found.push(`${row.role} ${row.id.slice(-4)} holds\n${held}\ninstead of\n${wanted}`);
+      if (wanted !== held) found.push(`${host.setup.role} ${id.slice(-4)} holds\n${held}\ninstead of\n${wanted}`);
     }
     return found;
   }
