@@ -182,7 +182,7 @@ export class Links {
       // A host that gave up while it waited its turn is not let in: it would be online without a link.
       const result = await this.#hellos.ask({ hello, nonce, alive: () => this.#all.has(link) });
       // The socket may have gone while the database was asked.
-      if (!this.#all.has(link)) return;
+      if (!this.#all.has(link)) return result.ok ? this.#joinedTooLate(hello) : undefined;
       if (result.ok && !this.#join(link, action.hello, result.role ?? "unknown")) return;
       this.#run(link, link.session.identified(result));
       if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
@@ -232,6 +232,13 @@ export class Links {
     this.#ctx.ports.metrics.count("links_opened", { role });
     this.#ctx.ports.log.info("host joined", { hostId: hello.hostId, role, epoch: hello.epoch, version: hello.version });
     return true;
+  }
+
+  /** The database has a session that nobody holds: it ends, and so does an older one, whose acks would be refused from now on. */
+  async #joinedTooLate({ hostId, epoch }: HelloFrame): Promise<void> {
+    this.joinedElsewhere(hostId, epoch);
+    this.#listener.joined(hostId, epoch);
+    if (!this.#draining) await leaveHost(this.#ctx, hostId, epoch, "socket_closed");
   }
 
   #supersede(older: Link, hostId: Id<"hst">): void {

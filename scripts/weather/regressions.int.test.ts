@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { retireHost } from "../../control-plane/services/hosts/life.ts";
+import { updateHost } from "../../control-plane/services/hosts/update.ts";
 import type { ModelHost } from "./model-host.ts";
 import { sharedOrigin } from "./shared-origin.ts";
 import { World } from "./world.ts";
@@ -62,4 +63,24 @@ test("a retired host that was let go loses its disk and is edited by hand: nobod
     host.kernel.set("relay 0-0", "by hand");
     world.calm();
     await world.time.advance(60_000);
+  }));
+
+test("a newer session's socket dies while its hello is stored: the older one does not stay, and the host is not believed to hold less", () =>
+  inWorld(1, async (world) => {
+    const host = world.hosts[4] as ModelHost;
+    world.clone(host);
+    const [clone] = world.clones as [ModelHost];
+    for (let ms = 0; ms < 320; ms += 8) {
+      world.call("update", async (_, operator) => {
+        await updateHost(operator, host.setup.id, { wireguardPort: 50_000 + ms });
+      });
+      await world.time.advance(1000);
+      await world.rest(240_000);
+      // It knows nothing of the change.
+      clone.start();
+      await world.time.advance(ms);
+      clone.kill();
+      await world.time.advance(1000);
+      expect(await world.rest(240_000)).toMatchObject({ left: [], faults: [] });
+    }
   }));
