@@ -24,6 +24,7 @@ import { LinkShell } from "./link/shell.ts";
 import type { Log } from "./log.ts";
 import { observeHost } from "./observe.ts";
 import { Prober } from "./paths.ts";
+import { pingMany } from "./ping-many.ts";
 import { Reconciler, targetOf } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
 import { StateKeeper } from "./state-keeper.ts";
@@ -235,10 +236,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     items: () => reconciler.target?.items ?? [],
     tell: (paths) => watch.tell({ paths }),
     gateway: () => defaultGateway(exec),
-    ping: async (params, signal) => {
-      const { runPing } = await import("./tasks/ping.ts");
-      return runPing(params, { signal, emit: () => {}, now: clock.wall });
-    },
+    ping: (targets, how) => pingMany(exec, targets, how),
   });
   const watch = new Watch({
     clock,

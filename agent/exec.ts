@@ -24,6 +24,8 @@ export interface RunOptions {
   okCodes?: readonly number[];
   /** Most bytes of output kept; more is an error, so that a huge table can't eat the host's memory. */
   maxBytes?: number;
+  /** Ends it before its time, as a failure. */
+  signal?: AbortSignal;
 }
 
 export interface RunResult {
@@ -69,7 +71,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   }
 
   const exec: Exec = {
-    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024 } = {}) {
+    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, signal } = {}) {
       return new Promise((resolve, reject) => {
         const child = start(argv, { stdio: ["pipe", "pipe", "pipe"] });
         const out: Buffer[] = [];
@@ -81,6 +83,13 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
           child.kill("SIGKILL");
         };
         const timer = setTimeout(() => give(`no end after ${timeoutMs} ms`), timeoutMs);
+        const abort = () => give("no longer wanted");
+        if (signal?.aborted) abort();
+        else signal?.addEventListener("abort", abort, { once: true });
+        const settle = () => {
+          clearTimeout(timer);
+          signal?.removeEventListener("abort", abort);
+        };
         child.stdout?.on("data", (chunk: Buffer) => {
           size += chunk.length;
           if (size > maxBytes) give(`more than ${maxBytes} bytes of output`);
@@ -93,11 +102,11 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         child.stdin?.on("error", () => {});
         child.stdin?.end(stdin ?? "");
         child.on("error", (error) => {
-          clearTimeout(timer);
+          settle();
           reject(new ExecError(argv, null, "", `could not start (${error.message})`));
         });
         child.on("close", (code) => {
-          clearTimeout(timer);
+          settle();
           const stderr = Buffer.concat(err).toString();
           if (why !== undefined) reject(new ExecError(argv, code, stderr, why));
           else if (code === null || !okCodes.includes(code))

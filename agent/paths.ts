@@ -1,12 +1,13 @@
 import type { StateItem } from "../shared/protocol/desired-state.ts";
 import type { PathProbe } from "../shared/protocol/frames.ts";
-import type { PingParams, PingResult } from "../shared/protocol/tasks.ts";
 import type { Clock } from "./clock.ts";
 import { itemsOf } from "./drivers/driver.ts";
 import { type Log, sentence } from "./log.ts";
+import type { PingMany } from "./ping-many.ts";
+import { pingStatistics } from "./tasks/ping-statistics.ts";
 
-/** Five pings in a second. */
-const PINGS = { count: 5, intervalMs: 200, interface: null } as const;
+/** Pings of one target, in a second. */
+const COUNT = 5;
 /** Most targets a round; where there are more they take turns: 32 short processes a minute. */
 const MOST_TARGETS = 32;
 const AT_ONCE = 4;
@@ -17,7 +18,7 @@ export interface ProbeDeps {
   items(): readonly StateItem[];
   /** The gateway of the default route, or undefined when there is none. */
   gateway(): Promise<string | undefined>;
-  ping(params: PingParams, signal: AbortSignal): Promise<PingResult>;
+  ping(targets: readonly string[], how: { count: number; atOnce: number; signal: AbortSignal }): Promise<PingMany>;
   everyMs: number;
   /** A round is over. */
   tell(probes: PathProbe[]): void;
@@ -46,7 +47,7 @@ export class Prober {
         const probes = await this.#round();
         if (probes.length > 0 && !this.#stop.signal.aborted) tell(probes);
       } catch (error) {
-        log.warn("a round of probes failed", { why: sentence(error) });
+        if (!this.#stop.signal.aborted) log.warn("a round of probes failed", { why: sentence(error) });
       }
     }
   }
@@ -56,17 +57,20 @@ export class Prober {
   }
 
   async #round(): Promise<PathProbe[]> {
+    const { clock, log, ping } = this.#deps;
     const targets = this.#turn(await this.#targets());
-    const probes: PathProbe[] = [];
-    const queue = [...targets];
-    const worker = async () => {
-      for (let target = queue.shift(); target !== undefined && !this.#stop.signal.aborted; target = queue.shift()) {
-        const probe = await this.#probe(target);
-        if (probe !== undefined) probes.push(probe);
-      }
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, worker));
-    return probes.sort((a, b) => (a.target < b.target ? -1 : 1));
+    if (targets.length === 0) return [];
+    const { rttsMs, complaint } = await ping(targets, { count: COUNT, atOnce: AT_ONCE, signal: this.#stop.signal });
+    // No route to it: as good as no answer, and the log says why.
+    if (complaint !== "") log.warn("some probes could not be sent", { why: complaint });
+    const at = clock.wall();
+    return targets
+      .map((target) => {
+        const replies = (rttsMs.get(target) ?? []).map((rttMs, i) => ({ seq: i + 1, rttMs }));
+        const { sent, received, minMs, p50Ms, p99Ms } = pingStatistics(COUNT, replies);
+        return { target, at, sent, received, minMs, p50Ms, maxMs: p99Ms };
+      })
+      .sort((a, b) => (a.target < b.target ? -1 : 1));
   }
 
   async #targets(): Promise<string[]> {
@@ -86,17 +90,5 @@ export class Prober {
     const now = inTurn.slice(0, MOST_TARGETS);
     this.#last = now.at(-1) ?? "";
     return now;
-  }
-
-  async #probe(target: string): Promise<PathProbe | undefined> {
-    const { clock, log, ping } = this.#deps;
-    try {
-      const { sent, received, minMs, p50Ms, p99Ms } = await ping({ target, ...PINGS }, this.#stop.signal);
-      return { target, at: clock.wall(), sent, received, minMs, p50Ms, maxMs: p99Ms };
-    } catch (error) {
-      // No route to it, or no ping on this host: as good as no answer, and the log says why.
-      log.warn("a probe could not be sent", { target, why: sentence(error) });
-      return { target, at: clock.wall(), sent: PINGS.count, received: 0, minMs: null, p50Ms: null, maxMs: null };
-    }
   }
 }

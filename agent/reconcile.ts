@@ -44,8 +44,10 @@ export interface ReconcilerDeps {
   onEvents(events: HostEvent[]): void;
 }
 
-/** How often the whole kernel is compared with what it should hold. */
-const DRIFT_MS = 10_000;
+/** How often the whole kernel is compared with what it should hold: it is most of what an agent with nothing to do does. */
+const DRIFT_MS = 20_000;
+/** New states go first for no longer than this. Together they are the longest that drift stays, and less than 30 s. */
+const STARVED_MS = 5000;
 const ERROR_MAX = 500;
 
 /**
@@ -139,7 +141,7 @@ export class Reconciler {
     const mono = clock.mono();
     const late = mono - this.#lookAllAt;
     // A new state goes first, but a host whose state changes all the time is looked at as a whole too.
-    const starved = late >= DRIFT_MS;
+    const starved = late >= STARVED_MS;
     const newer = () => this.#target !== target || this.#stopped;
     const outcome = await runPass(drivers, target.items, {
       wall: this.#lookedAt,
