@@ -1,5 +1,7 @@
-import { inArray } from "drizzle-orm";
+import { sql } from "drizzle-orm";
 import type { Id } from "../../shared/ids.ts";
+import { inList } from "../db/indexed.ts";
+import { prepared } from "../db/prepared.ts";
 import * as t from "../db/schema/index.ts";
 import type { Database, RevisionTarget } from "../ports/index.ts";
 
@@ -10,6 +12,14 @@ export type Delay = (ms: number, fn: () => void) => () => void;
 
 /** How often a waiting request looks into the database: another process may hold the host's link, and its hint be lost. */
 const LOOK_EVERY_MS = 500;
+
+const APPLIED = prepared((db) =>
+  db
+    .select({ id: t.hosts.id, rev: t.hosts.appliedRev, results: t.hosts.appliedResults })
+    .from(t.hosts)
+    .where(inList(t.hosts.id, sql.placeholder("ids")))
+    .prepare(),
+);
 
 /** Requests that wait until hosts have verified a revision. */
 export class AppliedWaiters {
@@ -56,15 +66,8 @@ export class AppliedWaiters {
   }
 
   async #look(waiting: Waiting): Promise<void> {
-    const rows = await this.#db.read
-      .select({ id: t.hosts.id, rev: t.hosts.appliedRev, results: t.hosts.appliedResults })
-      .from(t.hosts)
-      .where(
-        inArray(
-          t.hosts.id,
-          waiting.targets.map((target) => target.hostId),
-        ),
-      );
+    const ids = JSON.stringify(waiting.targets.map((target) => target.hostId));
+    const rows = await APPLIED(this.#db.read).all({ ids });
     waiting.targets.forEach((target, i) => {
       const row = rows.find((r) => r.id === target.hostId);
       if (row?.rev !== null && row !== undefined && row.rev >= target.rev)

@@ -19,7 +19,7 @@ function make(most: number, answer: (item: number) => number | Error = (item) =>
         return () => void turns.splice(turns.indexOf(turn), 1);
       },
     },
-    { most, mostWaiting },
+    { most, mostWaiting, spacingMs: (members) => 10 * (members - 1) },
   );
   const turn = () => turns.shift()?.fn();
   return { batch, turns, turn, clock, runs };
@@ -86,7 +86,7 @@ test("when a batch is lost as a whole each member is run alone, and what it was 
   expect(await next).toBe(60);
 });
 
-test("what comes one at a time waits for nothing; after a batch of several the next waits for company, unless it is full", async () => {
+test("the next batch waits for company as long as the last one's size asks for, unless it is full", async () => {
   const { batch, turn, turns, clock, runs } = make(3);
   const waits = () => turns.map(({ ms }) => ms);
   const asked = [batch.ask(1)];
@@ -101,9 +101,9 @@ test("what comes one at a time waits for nothing; after a batch of several the n
   await settle();
   clock.now += 0.5;
   asked.push(batch.ask(4));
-  expect(waits()).toEqual([1.5]);
+  expect(waits()).toEqual([9.5]);
   asked.push(batch.ask(5));
-  expect(waits()).toEqual([1.5]);
+  expect(waits()).toEqual([9.5]);
   asked.push(batch.ask(6));
   // The turn that was set is called off: the batch goes once.
   expect(waits()).toEqual([0]);
@@ -111,16 +111,6 @@ test("what comes one at a time waits for nothing; after a batch of several the n
   expect(runs.map(({ items }) => items)).toEqual([[1], [2, 3], [4, 5, 6]]);
   runs[2]?.end();
   await Promise.all(asked);
-});
-
-test("however large the batch before, the next waits no longer than 20 ms", async () => {
-  const { batch, turn, turns, runs } = make(64);
-  const many = Promise.all(Array.from({ length: 63 }, (_, i) => batch.ask(i)));
-  turn();
-  runs[0]?.end();
-  await many;
-  void batch.ask(1);
-  expect(turns.map(({ ms }) => ms)).toEqual([20]);
 });
 
 test("when too many wait whoever asks is refused at once, and may ask again when some have had their turn", async () => {

@@ -6,15 +6,14 @@ export type BatchClock = {
   delay: Delay;
 };
 
-/** Most members of one batch, and most that may wait for theirs; above that whoever asks is refused. */
-export type BatchSize = { most: number; mostWaiting: number };
-
-/**
- * How long after a batch began the next one waits for company: so long for each member but the first that the last one had, and
- * never longer than this. What comes one at a time waits for nothing.
- */
-const SPACING_MS_A_MEMBER = 2;
-const MOST_SPACING_MS = 20;
+export type BatchSize = {
+  /** Most members of one batch. */
+  most: number;
+  /** Most that may wait for theirs; above that whoever asks is refused. */
+  mostWaiting: number;
+  /** How long after a batch of so many members began the next one waits for company, ms. One that is full waits for none. */
+  spacingMs(members: number): number;
+};
 
 type Asked<In, Out> = { item: In; resolve(out: Out): void; reject(error: unknown): void };
 
@@ -67,8 +66,7 @@ export class Batch<In, Out> {
     this.#busy = true;
     const asked = this.#waiting.slice(0, this.#size.most);
     this.#waiting = this.#waiting.slice(this.#size.most);
-    const spacing = Math.min(MOST_SPACING_MS, SPACING_MS_A_MEMBER * (asked.length - 1));
-    this.#notBefore = this.#clock.monotonic() + spacing;
+    this.#notBefore = this.#clock.monotonic() + this.#size.spacingMs(asked.length);
     const outcomes = await this.#outcomes(asked.map(({ item }) => item));
     for (const [i, { resolve, reject }] of asked.entries()) {
       const outcome = outcomes[i];

@@ -1,5 +1,7 @@
-import { inArray } from "drizzle-orm";
+import { sql } from "drizzle-orm";
 import type { Id } from "../../shared/ids.ts";
+import { inList } from "../db/indexed.ts";
+import { prepared } from "../db/prepared.ts";
 import * as t from "../db/schema/index.ts";
 import type { Bus, BusMessage, Fleet, Ports } from "../ports/index.ts";
 import type { AppliedWaiters, Delay } from "./applied-waiters.ts";
@@ -7,6 +9,15 @@ import type { LinkClock, LinkHandle, Socket } from "./link.ts";
 import { Links } from "./links.ts";
 import { TaskAsks } from "./task-asks.ts";
 import { TaskCarrier } from "./task-carrier.ts";
+
+const SWEPT_AT_ONCE = 500;
+const REVISIONS = prepared((db) =>
+  db
+    .select({ id: t.hosts.id, rev: t.hosts.desiredRev })
+    .from(t.hosts)
+    .where(inList(t.hosts.id, sql.placeholder("ids")))
+    .prepare(),
+);
 
 /**
  * Reaches hosts for the rules (the `Fleet` port), by the links of this process and by the bus. The composition root calls
@@ -17,12 +28,14 @@ export class LinkHub implements Fleet {
   readonly #links: Links;
   readonly #waiters: AppliedWaiters;
   readonly #bus: Bus;
+  readonly #delay: Delay;
   readonly #asks: TaskAsks;
   readonly #carrier: TaskCarrier;
 
   constructor(clock: LinkClock, waiters: AppliedWaiters, bus: Bus, delay: Delay) {
     this.#waiters = waiters;
     this.#bus = bus;
+    this.#delay = delay;
     this.#asks = new TaskAsks(delay);
     this.#links = new Links(clock, delay, {
       joined: (hostId, epoch) => bus.publish({ t: "joined", hostId, epoch }),
@@ -74,14 +87,13 @@ export class LinkHub implements Fleet {
   async sweep(): Promise<void> {
     await this.#carrier.look();
     const ids = this.#links.hostIds;
-    for (let i = 0; i < ids.length; i += 500) {
-      const rows = await this.#started.db.read
-        .select({ id: t.hosts.id, rev: t.hosts.desiredRev })
-        .from(t.hosts)
-        .where(inArray(t.hosts.id, ids.slice(i, i + 500)));
+    for (let i = 0; i < ids.length; i += SWEPT_AT_ONCE) {
+      const rows = await REVISIONS(this.#started.db.read).all({ ids: JSON.stringify(ids.slice(i, i + SWEPT_AT_ONCE)) });
       this.#links.changed(
         rows.filter((row) => this.#links.of(row.id)?.session.sentRev !== row.rev).map((row) => row.id),
       );
+      // Rows of a file come without any waiting: so many at a time, then the sockets.
+      await new Promise<void>((next) => this.#delay(0, next));
     }
   }
 

@@ -13,10 +13,17 @@ import type { Link, LinkClock, LinkHandle, LinkListener, Socket } from "./link.t
 import { type Action, type CloseReason, ServerSession } from "./session.ts";
 
 /**
- * Hellos, states or acks dealt with at once: after a restart ten thousand hosts come back, and others want their turn too. A link
- * has one of them waiting at a time, so that more than the second number takes more links than a process has files for.
+ * States or acks dealt with at once: others want their turn too. What comes one at a time waits for nothing, since a customer
+ * waits for it. A link has one of them waiting at a time, so that more than the second number takes more links than a process has
+ * files for.
  */
-const AT_ONCE: BatchSize = { most: 64, mostWaiting: 65_536 };
+const AT_ONCE: BatchSize = {
+  most: 64,
+  mostWaiting: 65_536,
+  spacingMs: (members) => Math.min(20, 2 * (members - 1)),
+};
+/** Hellos too: after a restart ten thousand hosts come back over half a minute, and a batch of a few costs what one of many does. */
+const HELLOS_AT_ONCE: BatchSize = { ...AT_ONCE, spacingMs: () => 50 };
 /** How far a host's clock may be off before operators are told. Ends on the host are enforced by its own clock. */
 const CLOCK_SKEW_MS = 5_000;
 /** Frames of one host that may wait for the database; one that sends faster than they are written is sent away. */
@@ -41,7 +48,7 @@ export class Links {
     this.#clock = clock;
     this.#listener = listener;
     const batchClock = { monotonic: clock.monotonic, delay };
-    this.#hellos = new Batch((hellos) => identify(this.#ctx, hellos), batchClock, AT_ONCE);
+    this.#hellos = new Batch((hellos) => identify(this.#ctx, hellos), batchClock, HELLOS_AT_ONCE);
     this.#loads = new Batch((hostIds) => loadStates(this.#ctx, hostIds), batchClock, AT_ONCE);
     this.#acks = new Batch((acks) => acknowledge(this.#ctx, acks), batchClock, AT_ONCE);
   }

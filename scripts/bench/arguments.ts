@@ -11,7 +11,7 @@ export interface Arguments {
 
 /** The sizes a bench can be told. */
 export type Numbers = Partial<Record<NumberOption, number>>;
-const NUMBER_OPTIONS = ["agents", "rounds", "seconds", "changes", "rate", "sizes"] as const;
+const NUMBER_OPTIONS = ["agents", "rounds", "seconds", "changes", "rate", "sizes", "steps"] as const;
 export type NumberOption = (typeof NUMBER_OPTIONS)[number];
 
 /** A mistake of whoever runs the command. */
@@ -50,6 +50,7 @@ function parse(argv: readonly string[]) {
         changes: number,
         rate: number,
         sizes: number,
+        steps: number,
       },
     });
   } catch (error) {

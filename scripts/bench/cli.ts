@@ -17,7 +17,7 @@ const BENCHES: Record<string, { what: string; load(): Promise<Bench> }> = {
     load: () => import("./relay.ts"),
   },
   swarm: {
-    what: "many agents on one process, against a bare ws server [--agents 10000] [--rate 1000] [--seconds 20] [--sizes 1]",
+    what: "many agents on one process, against a bare ws server [--agents 10000] [--rate 1000] [--seconds 20] [--sizes 1] [--steps 1]",
     load: () => import("./swarm.ts"),
   },
   storm: {
@@ -42,6 +42,8 @@ ${Object.entries(BENCHES)
   .join("\n")}
 
   --sizes 3  (swarm) also with a hundredth and a tenth of the agents: what one operation costs at each size
+  --steps 4  (swarm) also at a quarter, a half and three quarters of the rate: changes are asked for at their time, however
+             late those before them are
 
   --json     one JSON object a line on standard output: {"bench","metric","value","unit","baseline","ratio"}; the rest goes
              to standard error. "ratio" is what the target speaks of: how many times faster for times to open, else

@@ -83,6 +83,7 @@ describe("arguments", () => {
       numbers: { agents: 500 },
     });
     expect(read("swarm", "--sizes", "3").numbers).toEqual({ sizes: 3 });
+    expect(read("swarm", "--steps", "4").numbers).toEqual({ steps: 4 });
     expect(read("--help").help).toBe(true);
   });
 

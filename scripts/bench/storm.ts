@@ -7,6 +7,7 @@ import type { Numbers } from "./arguments.ts";
 import { makeFleet, touchFleet } from "./fleet-database.ts";
 import type { Report } from "./report.ts";
 import { buildSwarmServer, Fleet, needFiles } from "./swarm-fleet.ts";
+import { machineSeconds } from "./swarm-load.ts";
 import type { ServerCommand, ServerStats } from "./swarm-messages.ts";
 import { SwarmProcess } from "./swarm-process.ts";
 
@@ -32,12 +33,14 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
 
     report.progress("kill -9; every host gets a new revision while it is away");
     const killedAt = performance.now();
+    const machine = machineSeconds();
     await server.kill9();
     await touchFleet(dir);
     server = await start();
     const readyAt = performance.now();
     report.progress(`up again after ${((readyAt - killedAt) / 1000).toFixed(1)} s`);
     const held = await fleet.until(report, 2, LONGEST_MS);
+    const now = machineSeconds();
     // Late comers, if there were any, would show as a second session.
     const stats = await server.ask<ServerStats>({ do: "stats" });
     await sleep(3000);
@@ -70,6 +73,12 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
     });
     report.add({ metric: "links opened an agent", value: after.opened / agents, unit: "links" });
     report.add({ metric: "CPU of the storm", value: stats.cpuSeconds, unit: "s" });
+    report.add({ metric: "CPU of all processes meanwhile", value: now.busy - machine.busy, unit: "s" });
+    report.add({
+      metric: "CPU that the machine was not given meanwhile",
+      value: now.stolen - machine.stolen,
+      unit: "s",
+    });
   } finally {
     await Promise.all([fleet.end(), server?.kill9()]);
     rmSync(dir, { recursive: true, force: true });

@@ -4,6 +4,7 @@ import { WebSocket } from "ws";
 import { reconnectDelay } from "../../agent/link/backoff.ts";
 import { HEARTBEAT_MS, helloSignedBytes, type ServerFrame, SUBPROTOCOL } from "../../shared/protocol/frames.ts";
 import { fleetId, fleetIdentity } from "./fleet-database.ts";
+import { cpuNow } from "./swarm-load.ts";
 import { type AgentsCommand, type AgentsStatus, SUB_PROTOCOL_BARE } from "./swarm-messages.ts";
 import { serveParent } from "./swarm-process.ts";
 
@@ -127,6 +128,6 @@ serveParent<AgentsCommand>(async (command) => {
   }
   const linked = agents.filter((agent) => agent.linked);
   const held = linked.filter((agent) => agent.rev >= command.rev).length;
-  return { linked: linked.length, held, sockets, failed } satisfies AgentsStatus;
+  return { linked: linked.length, held, sockets, failed, cpuSeconds: cpuNow() } satisfies AgentsStatus;
 });
 process.send?.({ ready: true, url: "" });

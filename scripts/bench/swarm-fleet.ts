@@ -68,6 +68,7 @@ export class Fleet {
       held: sum((s) => s.held),
       sockets: sum((s) => s.sockets),
       failed: sum((s) => s.failed),
+      cpuSeconds: sum((s) => s.cpuSeconds),
     };
   }
 

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -28,6 +29,14 @@ export async function restingBytes(): Promise<number> {
 export function cpuNow(): number {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1e6;
+}
+
+/** CPU that everything on this machine took since it started, and that it was not given though it asked. */
+export function machineSeconds(): { busy: number; stolen: number } {
+  // The first line of /proc/stat, in hundredths of a second: user, nice, system, idle, iowait, irq, softirq, steal.
+  const [, ...times] = readFileSync("/proc/stat", "utf8").split("\n", 1)[0]?.split(/\s+/).map(Number) ?? [];
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = times;
+  return { busy: (user + nice + system + irq + softirq) / 100, stolen: steal / 100 };
 }
 
 /** Calls `change` so many times a second, evenly, for so long; a late tick makes up for it. Answers how many it made. */

@@ -54,6 +54,8 @@ export interface AgentsStatus {
   sockets: number;
   /** Attempts that failed since the start. */
   failed: number;
+  /** CPU that playing the hosts took so far. */
+  cpuSeconds: number;
 }
 
 export type Answer = { id: number; result?: unknown; error?: string } | { ready: true; url: string };

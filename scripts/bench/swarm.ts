@@ -8,26 +8,10 @@ import { makeFleet } from "./fleet-database.ts";
 import type { Report } from "./report.ts";
 import { percentile } from "./statistics.ts";
 import { buildSwarmServer, Fleet, needFiles, type SwarmServer } from "./swarm-fleet.ts";
+import { machineSeconds } from "./swarm-load.ts";
 import type { ChangesResult, OpensResult, ServerCommand, ServerStats } from "./swarm-messages.ts";
 import { SwarmProcess } from "./swarm-process.ts";
-
-interface Side {
-  bytesPerAgent: number;
-  /** CPU at rest, heartbeats only, % of one core. */
-  restPercent: number;
-  changes: ChangesResult;
-  lagP99Ms: number;
-}
-
-/** What single operations cost on a fleet of some size. */
-interface Growth {
-  agents: number;
-  /** CPU of a change above that of the fleet at rest, ms. */
-  changeMs: number;
-  /** To open a connection, waiting for no host, p50 ms; and CPU to open and close one, ms. */
-  openMs: number;
-  openCpuMs: number;
-}
+import { type Growth, type Side, type Step, tell, tellGrowth } from "./swarm-tell.ts";
 
 /** The same for every size, and few enough that the smallest fleet is not asked twice at a time. */
 const GROWTH = { rate: 200, seconds: 10, opens: 100 };
@@ -37,24 +21,25 @@ const GROWTH = { rate: 200, seconds: 10, opens: 100 };
  * also what an operation costs on a tenth of the fleet, a hundredth and so on.
  */
 export async function run(report: Report, numbers: Numbers): Promise<void> {
-  const { agents = 10_000, rate = 1000, seconds = 20, sizes = 1 } = numbers;
+  const { agents = 10_000, rate = 1000, seconds = 20, sizes = 1, steps = 1 } = numbers;
   needFiles(agents);
+  const rates = Array.from({ length: steps }, (_, i) => Math.round((rate * (i + 1)) / steps));
   report.progress(`bare ws server, ${agents} clients`);
   const bareServer = await SwarmProcess.start<ServerCommand>("swarm-bare.ts");
-  const bare = await linked(report, bareServer, { agents, bare: true }, () =>
-    measure(report, bareServer, { agents, rate, seconds }),
+  const bare = await linked(report, bareServer, { agents, bare: true }, (fleet) =>
+    measure(report, bareServer, fleet, { agents, rates, seconds }),
   );
   const growth: Growth[] = [];
   for (let size = sizes - 1; size > 0; size--) {
     const fewer = Math.max(1, Math.round(agents / 10 ** size));
     growth.push(await onControlPlane(report, fewer, (server) => grow(report, server, fewer)));
   }
-  const ours = await onControlPlane(report, agents, async (server) => {
-    const side = await measure(report, server, { agents, rate, seconds });
+  const ours = await onControlPlane(report, agents, async (server, fleet) => {
+    const side = await measure(report, server, fleet, { agents, rates, seconds });
     if (sizes > 1) growth.push(await grow(report, server, agents));
     return side;
   });
-  tell(report, ours, bare, { agents, rate });
+  tell(report, ours, bare, agents);
   tellGrowth(report, growth);
 }
 
@@ -62,7 +47,7 @@ export async function run(report: Report, numbers: Numbers): Promise<void> {
 async function onControlPlane<T>(
   report: Report,
   agents: number,
-  work: (server: SwarmServer) => Promise<T>,
+  work: (server: SwarmServer, fleet: Fleet) => Promise<T>,
 ): Promise<T> {
   const dir = mkdtempSync(join(tmpdir(), "trunkline-bench-"));
   try {
@@ -70,7 +55,7 @@ async function onControlPlane<T>(
     await makeFleet(dir, agents);
     report.progress("control plane");
     const server = await SwarmProcess.start<ServerCommand>(await buildSwarmServer(), { DATA_DIR: dir, PORT: "0" });
-    return await linked(report, server, { agents, bare: false }, () => work(server));
+    return await linked(report, server, { agents, bare: false }, (fleet) => work(server, fleet));
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
@@ -81,7 +66,7 @@ async function linked<T>(
   report: Report,
   server: SwarmServer,
   { agents, bare }: { agents: number; bare: boolean },
-  work: () => Promise<T>,
+  work: (fleet: Fleet) => Promise<T>,
 ): Promise<T> {
   const fleet = new Fleet(agents);
   try {
@@ -89,7 +74,7 @@ async function linked<T>(
     await fleet.connect(report, server.url, { bare });
     // What joining left behind goes, heartbeats settle.
     await sleep(3000);
-    return await work();
+    return await work(fleet);
   } finally {
     await Promise.all([fleet.end(), server.kill9()]);
   }
@@ -98,19 +83,41 @@ async function linked<T>(
 /** Resident memory of each server before the first host came. */
 const empty = new WeakMap<SwarmServer, number>();
 
+const WARM_UP_S = 5;
+
 async function measure(
   report: Report,
   server: SwarmServer,
-  { agents, rate, seconds }: { agents: number; rate: number; seconds: number },
+  fleet: Fleet,
+  { agents, rates, seconds }: { agents: number; rates: readonly number[]; seconds: number },
 ): Promise<Side> {
   const full = await server.ask<ServerStats>({ do: "stats" });
   if (full.joined !== agents) throw new Error(`${full.joined} of ${agents} hosts are joined`);
+  const bytesPerAgent = (full.rssBytes - (empty.get(server) ?? 0)) / agents;
+  report.progress("warming up: a process that has just started compiles what one that runs has long compiled");
+  await server.ask({ do: "changes", rate: rates.at(-1) ?? 0, seconds: WARM_UP_S });
   const restPercent = 100 * (await atRest(report, server));
-  report.progress(`${rate} changes a second for ${seconds} s`);
-  await server.ask({ do: "resetLag" });
-  const changes = await server.ask<ChangesResult>({ do: "changes", rate, seconds });
-  const { lagP99Ms } = await server.ask<ServerStats>({ do: "stats" });
-  return { bytesPerAgent: (full.rssBytes - (empty.get(server) ?? 0)) / agents, restPercent, changes, lagP99Ms };
+  const steps: Step[] = [];
+  for (const rate of rates) {
+    report.progress(`${rate} changes a second for ${seconds} s`);
+    await server.ask({ do: "resetLag" });
+    const hosts = (await fleet.status(0)).cpuSeconds;
+    const machine = machineSeconds();
+    const changes = await server.ask<ChangesResult>({ do: "changes", rate, seconds });
+    const hostSeconds = (await fleet.status(0)).cpuSeconds - hosts;
+    const { busy, stolen } = machineSeconds();
+    const { lagP99Ms } = await server.ask<ServerStats>({ do: "stats" });
+    const share = (cpuSeconds: number) => Math.max(0, (100 * cpuSeconds) / changes.seconds);
+    steps.push({
+      rate,
+      changes,
+      lagP99Ms,
+      hostsPercent: share(hostSeconds),
+      othersPercent: share(busy - machine.busy - hostSeconds - changes.cpuSeconds),
+      stolenPercent: share(stolen - machine.stolen),
+    });
+  }
+  return { bytesPerAgent, restPercent, steps };
 }
 
 /** CPU at rest, of one core. */
@@ -133,77 +140,4 @@ async function grow(report: Report, server: SwarmServer, agents: number): Promis
     openMs: percentile(opens.openMs, 50),
     openCpuMs: (1000 * opens.cpuSeconds) / opens.openMs.length,
   };
-}
-
-/** Each size beside the smallest: what stays flat has a ratio of about 1. */
-function tellGrowth(report: Report, growth: readonly Growth[]): void {
-  const [least] = growth;
-  if (least === undefined) return;
-  const of = (what: string, value: (g: Growth) => number) => {
-    for (const g of growth)
-      report.add({ metric: `${what}, ${g.agents} hosts`, value: value(g), unit: "ms", baseline: value(least) });
-  };
-  of("CPU a change", (g) => g.changeMs);
-  of("open a connection, p50", (g) => g.openMs);
-  of("CPU to open and close one", (g) => g.openCpuMs);
-}
-
-function tell(report: Report, ours: Side, bare: Side, { agents, rate }: { agents: number; rate: number }): void {
-  const cpuPercent = ({ changes }: Side) => (100 * changes.cpuSeconds) / changes.seconds;
-  report.add({ metric: "agents linked", value: agents, unit: "agents", baseline: agents });
-  report.add({
-    metric: "memory an agent",
-    value: ours.bytesPerAgent / 1024,
-    unit: "KB",
-    baseline: bare.bytesPerAgent / 1024,
-    target: { of: "value", atMost: 30 },
-  });
-  report.add({
-    metric: "changes made a second",
-    value: ours.changes.changesPerSecond,
-    unit: "1/s",
-    baseline: bare.changes.changesPerSecond,
-    target: { of: "value", atLeast: 0.98 * rate },
-  });
-  for (const p of [50, 99]) {
-    report.add({
-      metric: `push to ack, p${p}`,
-      value: percentile(ours.changes.pushToAckMs, p),
-      unit: "ms",
-      baseline: percentile(bare.changes.pushToAckMs, p),
-      ...(p === 99 ? { target: { of: "value", atMost: 250 } } : {}),
-    });
-    report.add({
-      metric: `change asked for to ack stored, p${p}`,
-      value: percentile(ours.changes.changeToAckMs, p),
-      unit: "ms",
-      baseline: percentile(bare.changes.changeToAckMs, p),
-      ...(p === 99 ? { target: { of: "value", atMost: 250 } } : {}),
-    });
-  }
-  report.add({
-    metric: "CPU at rest, of one core",
-    value: ours.restPercent,
-    unit: "%",
-    baseline: bare.restPercent,
-    target: { of: "ratio", atMost: 2 },
-  });
-  report.add({
-    metric: "CPU under changes, of one core",
-    value: cpuPercent(ours),
-    unit: "%",
-    baseline: cpuPercent(bare),
-    target: { of: "ratio", atMost: 2 },
-  });
-  report.add({
-    metric: "CPU a change",
-    value: (1000 * ours.changes.cpuSeconds) / (ours.changes.changesPerSecond * ours.changes.seconds),
-    unit: "ms",
-  });
-  report.add({
-    metric: "event-loop lag under changes, p99",
-    value: ours.lagP99Ms,
-    unit: "ms",
-    baseline: bare.lagP99Ms,
-  });
 }
