@@ -27,6 +27,7 @@ import { Prober } from "./paths.ts";
 import { pingMany } from "./ping-many.ts";
 import { Reconciler, targetOf } from "./reconcile.ts";
 import { RelayTraffic } from "./relay-traffic.ts";
+import { SpareMemory } from "./spare-memory.ts";
 import { StateKeeper } from "./state-keeper.ts";
 import type { StateStore } from "./state-store.ts";
 import { StatusFile } from "./status-file.ts";
@@ -146,6 +147,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
     ready = true;
   };
 
+  const memory = new SpareMemory();
   const reconciler = new Reconciler({
     drivers,
     clock,
@@ -158,6 +160,7 @@ export async function startDaemon(config: AgentConfig, store: StateStore, log: L
       counts.save();
       becomeReady();
       told();
+      memory.changed();
     },
     onEvents: (events) => watch.events(events),
   });

@@ -73,7 +73,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   const exec: Exec = {
     run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, signal } = {}) {
       return new Promise((resolve, reject) => {
-        const child = start(argv, { stdio: ["pipe", "pipe", "pipe"] });
+        const child = start(argv, { stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"] });
         const out: Buffer[] = [];
         const err: Buffer[] = [];
         let size = 0;
@@ -100,7 +100,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         });
         // A program that does not read its input closes the pipe: its exit status says what happened.
         child.stdin?.on("error", () => {});
-        child.stdin?.end(stdin ?? "");
+        child.stdin?.end(stdin);
         child.on("error", (error) => {
           settle();
           reject(new ExecError(argv, null, "", `could not start (${error.message})`));
