@@ -1,6 +1,5 @@
 import { upgradeWebSocket, type WebSocketServerLike } from "@hono/node-server";
 import type { Hono } from "hono";
-import type { WSEvents } from "hono/ws";
 import { type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 import { MAX_FRAME_UP } from "../../shared/protocol/frames.ts";
 import { SUBPROTOCOLS } from "../../shared/protocol/versions.ts";
@@ -15,6 +14,8 @@ const OPTIONS: ServerOptions = {
   noServer: true,
   maxPayload: MAX_FRAME_UP,
   perMessageDeflate: false,
+  // The hub knows its links; listeners of its own the server would lose.
+  clientTracking: false,
   handleProtocols: (offered) => SUBPROTOCOLS.find((known) => offered.has(known)) ?? false,
 };
 
@@ -31,7 +32,7 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
     route({ access: "public", summary: "The agents' WebSocket (sub-protocol trunkline.v1)" }),
     upgradeWebSocket(() => {
       let handle: ReturnType<LinkHub["accept"]> | undefined;
-      const events: WSEvents = {
+      return {
         onOpen(_event, ws) {
           const raw = ws.raw as WebSocket;
           if (!(SUBPROTOCOLS as readonly string[]).includes(raw.protocol))
@@ -48,11 +49,13 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
               setTimeout(() => raw.terminate(), 2_000).unref();
             },
           });
-          // Straight from the socket, once what came before it opened is delivered: the event made of each frame costs more
-          // than reading the frame.
+          // Straight from the socket, once what came before it opened is delivered: the events made of each frame cost more than
+          // reading it, and their handlers hold the request that opened the socket for as long as it lives.
           queueMicrotask(() => {
-            delete events.onMessage;
+            for (const event of ["message", "close", "error"]) raw.removeAllListeners(event);
             raw.on("message", (data, isBinary) => handle?.message(isBinary ? "" : String(data)));
+            raw.on("close", () => handle?.closed());
+            raw.on("error", () => handle?.closed());
           });
         },
         onMessage(event) {
@@ -62,7 +65,6 @@ export function mountLink(app: Hono<Env>, hub: LinkHub): void {
         onClose: () => handle?.closed(),
         onError: () => handle?.closed(),
       };
-      return events;
     }),
   );
 }

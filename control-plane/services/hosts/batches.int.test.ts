@@ -1,9 +1,11 @@
 import { eq } from "drizzle-orm";
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import type { Id } from "../../../shared/ids.ts";
 import type { HelloFrame } from "../../../shared/protocol/frames.ts";
 import { UNDERSTANDS } from "../../../shared/protocol/versions.ts";
+import { FileConnection } from "../../adapters/database/file-connection.ts";
 import * as t from "../../db/schema/index.ts";
+import { loadStates } from "../../link/identify.ts";
 import { type Harness, makeHarness } from "../../testing/harness.ts";
 import { enrolHosts, stockCatalogue, systemOf } from "../../testing/world.ts";
 import { joinHosts } from "./join.ts";
@@ -144,4 +146,31 @@ test("items that fail are failing since the first ack that named any, until one 
   expect(first).toBe(h.clock.now());
   expect(await since(false)).toBe(first);
   expect(await since(true)).toBeNull();
+});
+
+test("what is done for many hosts together asks the database no more often than for one: a server's round trips are the same", async () => {
+  const many = [...ids, ...(await enrolHosts(h, "exit", 20))];
+  await h.ports.db.write((tx) => tx.update(t.hosts).set({ privateNetwork: "net", privateAddress: "10.0.0.1" }));
+  const execute = vi.spyOn(FileConnection.prototype, "execute");
+  const asked = async (work: () => Promise<unknown>) => {
+    execute.mockClear();
+    await work();
+    return execute.mock.calls.length;
+  };
+  let epoch = 0;
+  const [one, all] = [many.slice(0, 1), many];
+  const counts = [];
+  for (const hosts of [one, all]) {
+    epoch++;
+    const hellos = hosts.map((hostId): HelloFrame => ({ ...hello(0, epoch), hostId, understands: UNDERSTANDS }));
+    const acks = hosts.map((hostId) => ({ hostId, epoch, rev: 1, sha256: SHA, results: [] }));
+    counts.push([
+      await asked(() => joinHosts(systemOf(h), hellos)),
+      await asked(() => acknowledge(systemOf(h), acks)),
+      await asked(() => loadStates(systemOf(h), hosts)),
+    ]);
+  }
+  execute.mockRestore();
+  expect(counts[1]).toEqual(counts[0]);
+  expect(Math.max(...(counts[0] ?? []))).toBeLessThan(10);
 });

@@ -90,12 +90,13 @@ export async function desiredStates(db: Db, hostIds: readonly Id<"hst">[]): Prom
   const hosts = await HOSTS(db).all({ ids: JSON.stringify(hostIds) });
   const holding = hosts.filter((host) => host.approved && host.state !== "retired");
   const of = (role: Own["role"]) => holding.filter((host) => host.role === role);
-  const parts = [
-    await boardingItems(db, of("boarding")),
-    await forwardItems(db, of("forward")),
-    await exitItems(db, of("exit")),
-    await linkItems(db, holding),
-  ];
+  // Side by side: a database on another machine answers each with a round trip.
+  const parts = await Promise.all([
+    boardingItems(db, of("boarding")),
+    forwardItems(db, of("forward")),
+    exitItems(db, of("exit")),
+    linkItems(db, holding),
+  ]);
   return new Map(
     hosts.map((host) => [
       host.id,
@@ -218,8 +219,8 @@ async function exitItems(db: Db, hosts: readonly Own[]): Promise<Items> {
   if (hosts.length === 0) return new Map();
   const lines = new Map((await LINES(db).all(idsOf(hosts))).map((line) => [line.exitHostId, line]));
   const on = [...lines.values()].filter((line) => line.state !== "off");
-  const peers = Map.groupBy(on.length === 0 ? [] : await PEERS(db).all(idsOf(on)), (peer) => peer.lineId);
-  const allowed = await whitelists(db, on);
+  const [active, allowed] = await Promise.all([on.length === 0 ? [] : PEERS(db).all(idsOf(on)), whitelists(db, on)]);
+  const peers = Map.groupBy(active, (peer) => peer.lineId);
   return new Map(
     hosts.map((host) => {
       const line = lines.get(host.id);

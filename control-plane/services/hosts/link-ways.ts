@@ -112,7 +112,7 @@ export async function linkNeighbours(db: Db, hostId: Id<"hst">): Promise<Id<"hst
 
 /** The other end of every way that each of these hosts is an end of, by id. */
 async function neighboursOf(db: Db, hosts: readonly Host[]): Promise<Map<Id<"hst">, Host[]>> {
-  const [near, pairs] = [await nearOf(db, hosts), await pairsOf(db, hosts)];
+  const [near, pairs] = await Promise.all([nearOf(db, hosts), pairsOf(db, hosts)]);
   const far = new Set([...pairs.values()].flat());
   const known = new Map<Id<"hst">, Host>();
   if (far.size > 0) for (const one of await PAIRED(db).all({ ids: JSON.stringify([...far]) })) known.set(one.id, one);
