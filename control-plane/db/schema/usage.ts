@@ -21,9 +21,14 @@ export const usageMeters = sqliteTable(
     ofPeer: flag().notNull(),
     first: count(),
     second: count(),
+    /** When it last grew, or stood still and was told of: to the hour. */
     observedAt: instant().notNull(),
   },
-  (t) => [primaryKey({ columns: [t.life, t.hostId] }), index("usage_meters_observed").on(t.observedAt)],
+  (t) => [
+    primaryKey({ columns: [t.life, t.hostId] }),
+    index("usage_meters_observed").on(t.observedAt),
+    index("usage_meters_of_host").on(t.hostId),
+  ],
 );
 
 /** What one connection's client did so far. */

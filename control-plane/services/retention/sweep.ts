@@ -41,9 +41,8 @@ const KEEP: readonly { table: SQLiteTable; old: (now: number) => SQL }[] = [
   },
   { table: t.pathSegments, old: (now) => sql`last_at < ${now - 7 * DAY_MS}` },
   { table: t.lineUsage, old: (now) => sql`day < ${shiftDay(businessDay(now), -USAGE_KEEP_DAYS)}` },
-  // A peer that moved nothing for so long is long gone, and its exit tells of it no more. A whitelist's count stays: it may be
-  // told again after a year in which nothing was refused.
-  { table: t.usageMeters, old: (now) => sql`of_peer AND observed_at < ${now - USAGE_KEEP_DAYS * DAY_MS}` },
+  // Its host tells of it no more: what stands still and is told of is noted as told.
+  { table: t.usageMeters, old: (now) => sql`observed_at < ${now - USAGE_KEEP_DAYS * DAY_MS}` },
   { table: t.pathSeries, old: (now) => sql`bucket < ${now - 90 * DAY_MS}` },
 ];
 

@@ -1,7 +1,8 @@
-import { and, inArray, max, ne, sql } from "drizzle-orm";
+import { and, max, ne, sql } from "drizzle-orm";
 import { businessDay } from "../../../shared/calendar.ts";
 import type { Id } from "../../../shared/ids.ts";
 import type { Observation } from "../../../shared/protocol/frames.ts";
+import { inList } from "../../db/indexed.ts";
 import * as t from "../../db/schema/index.ts";
 import { transaction } from "../../db/transaction.ts";
 import type { Db } from "../../ports/index.ts";
@@ -31,8 +32,18 @@ type Told = {
   handshakeAt: number | null;
 };
 
-/** Hosts whose usage one transaction takes: enough to be cheap, few enough that other writers do not wait long. */
-const HOSTS_AT_ONCE = 200;
+/**
+ * Counts that one transaction takes, or one report's if it has more: enough to be cheap, few enough that other writers do not wait
+ * long, and that six values of each stay below the 32,766 a statement of SQLite has.
+ */
+const COUNTS_AT_ONCE = 2_000;
+/**
+ * Counts kept of a host, those told last: several times what one report has. A host that makes up names for them fills no table,
+ * and an honest one tells of no count again that it has not told of for so long.
+ */
+const METERS_A_HOST = 4_096;
+/** A count that stands still is noted as told this often, so that it is not swept while it is. */
+const TOLD_EVERY_MS = 3_600_000;
 /** A sum that lies reach stays one that numbers hold exactly. */
 const MOST = 2 ** 52;
 
@@ -43,11 +54,24 @@ const MOST = 2 ** 52;
  */
 export async function recordUsage(ctx: Context, reports: readonly UsageReport[]): Promise<number> {
   let grown = 0;
-  for (let i = 0; i < reports.length; i += HOSTS_AT_ONCE) {
-    const some = reports.slice(i, i + HOSTS_AT_ONCE);
-    grown += await transaction(ctx, ({ db }) => record(db, some));
-  }
+  for (const some of batches(reports)) grown += await transaction(ctx, ({ db }) => record(db, some));
   return grown;
+}
+
+function batches(reports: readonly UsageReport[]): UsageReport[][] {
+  const all: UsageReport[][] = [];
+  let room = -1;
+  for (const report of reports) {
+    const { usage, ended } = report;
+    const counts = (usage?.peers.length ?? 0) + (usage?.denied.length ?? 0) + (ended?.length ?? 0);
+    if (counts > room) {
+      room = COUNTS_AT_ONCE;
+      all.push([]);
+    }
+    room -= counts;
+    all.at(-1)?.push(report);
+  }
+  return all;
 }
 
 async function record(db: Db, reports: readonly UsageReport[]): Promise<number> {
@@ -57,12 +81,7 @@ async function record(db: Db, reports: readonly UsageReport[]): Promise<number> 
   const metered = await db
     .select()
     .from(t.usageMeters)
-    .where(
-      inArray(
-        t.usageMeters.life,
-        told.map(({ life }) => life),
-      ),
-    );
+    .where(inList(t.usageMeters.life, JSON.stringify(told.map(({ life }) => life))));
   const meters = new Map(metered.map((meter) => [`${meter.hostId} ${meter.life}`, meter]));
   const connections = await connectionsOf(db, told);
   const lines = new Map(
@@ -70,10 +89,13 @@ async function record(db: Db, reports: readonly UsageReport[]): Promise<number> 
       await db
         .select({ id: t.lines.id, hostId: t.lines.exitHostId })
         .from(t.lines)
-        .where(and(inArray(t.lines.exitHostId, hostIds), ne(t.lines.state, "deleted")))
+        .where(and(inList(t.lines.exitHostId, JSON.stringify(hostIds)), ne(t.lines.state, "deleted")))
     ).map((line) => [line.hostId, line.id]),
   );
 
+  let grown = 0;
+  /** Hosts that have more counts than before. */
+  const crowded = new Set<Id<"hst">>();
   const news = { meters: [] as Meter[], connections: new Map<string, ConnectionUsage>(), days: new Map<string, Day>() };
   for (const one of told) {
     const key = `${one.hostId} ${one.life}`;
@@ -83,18 +105,36 @@ async function record(db: Db, reports: readonly UsageReport[]): Promise<number> 
     const connection = one.publicKey === null ? undefined : connections.get(`${one.hostId} ${one.publicKey}`);
     if (one.publicKey !== null && connection === undefined) continue;
     if (connection !== undefined) addToConnection(news.connections, connection, one, first, second);
-    if (first + second === 0) continue;
+    const stands = first + second === 0;
+    if (stands && (meter === undefined || one.at - meter.observedAt < TOLD_EVERY_MS)) continue;
     const { hostId, life, at: observedAt } = one;
     const sum = { first: (meter?.first ?? 0) + first, second: (meter?.second ?? 0) + second };
     const updated = { hostId, life, ofPeer: one.publicKey !== null, ...sum, observedAt };
     meters.set(key, updated);
     news.meters.push(updated);
+    if (meter === undefined) crowded.add(hostId);
+    if (stands) continue;
+    grown++;
     // Refused on an exit that has no line any more: counted as told, so that the next line does not get it.
     const lineId = one.publicKey === null ? lines.get(hostId) : connection?.lineId;
     if (lineId !== undefined) addToDay(news.days, lineId, businessDay(one.at), one.publicKey === null, first, second);
   }
   await write(db, news);
-  return news.meters.length;
+  if (crowded.size > 0) await forgetOldest(db, [...crowded]);
+  return grown;
+}
+
+/** Of these hosts only the counts told last stay. */
+async function forgetOldest(db: Db, hostIds: readonly Id<"hst">[]): Promise<void> {
+  await db.all(sql`
+    WITH crowded AS MATERIALIZED (
+      SELECT host.value AS id, (
+        SELECT observed_at FROM usage_meters WHERE host_id = host.value
+        ORDER BY observed_at DESC LIMIT 1 OFFSET ${METERS_A_HOST}) AS last
+      FROM json_each(${JSON.stringify(hostIds)}) AS host)
+    DELETE FROM usage_meters WHERE rowid IN (
+      SELECT m.rowid FROM crowded CROSS JOIN usage_meters AS m
+      WHERE m.host_id = crowded.id AND m.observed_at <= crowded.last)`);
 }
 
 type Meter = typeof t.usageMeters.$inferSelect;
@@ -106,12 +146,7 @@ async function newest(db: Db, reports: readonly UsageReport[]): Promise<Told[]> 
   const rows = await db
     .select({ id: t.hosts.id, epoch: t.hosts.epoch })
     .from(t.hosts)
-    .where(
-      inArray(
-        t.hosts.id,
-        reports.map(({ hostId }) => hostId),
-      ),
-    );
+    .where(inList(t.hosts.id, JSON.stringify(reports.map(({ hostId }) => hostId))));
   const epochs = new Map(rows.map(({ id, epoch }) => [id, epoch]));
   return reports.flatMap(({ hostId, epoch, at, clockOffsetMs, usage, ended = [] }): Told[] => {
     if (epochs.get(hostId) !== epoch) return [];
@@ -142,7 +177,7 @@ async function newest(db: Db, reports: readonly UsageReport[]): Promise<Told[]> 
 async function connectionsOf(db: Db, told: readonly Told[]) {
   const keys = [...new Set(told.flatMap(({ publicKey }) => publicKey ?? []))];
   if (keys.length === 0) return new Map<string, { id: Id<"con">; lineId: Id<"lin"> }>();
-  const hostIds = [...new Set(told.map(({ hostId }) => hostId))];
+  const hostIds = JSON.stringify([...new Set(told.map(({ hostId }) => hostId))]);
   const rows = await db
     // With one max() SQLite takes the other columns from the row that has it.
     .select({
@@ -152,7 +187,7 @@ async function connectionsOf(db: Db, told: readonly Told[]) {
       publicKey: t.connections.clientPublicKey,
     })
     .from(t.connections)
-    .where(and(inArray(t.connections.exitHostId, hostIds), inArray(t.connections.clientPublicKey, keys)))
+    .where(and(inList(t.connections.exitHostId, hostIds), inList(t.connections.clientPublicKey, JSON.stringify(keys))))
     .groupBy(t.connections.exitHostId, t.connections.clientPublicKey);
   return new Map(
     rows.flatMap(({ id, lineId, hostId, publicKey }) =>

@@ -294,3 +294,68 @@ test("reports wait for the flush, the newest of each host, and survive a databas
   expect(writes).toBe(1);
   expect((await readUsage(who.ctx, lineId, {})).items.at(-1)).toMatchObject({ upBytes: 1050, downBytes: 5 });
 });
+
+test("the reports of a whole fleet after a restore, more counts than a statement has values, are all added once", async () => {
+  const h = await makeHarness();
+  const { who, lineIds, exits } = await makeWorld(h, 2);
+  const [lineId] = lineIds as [Id<"lin">];
+  const [exit] = exits as [Id<"hst">];
+  const key = key32(h);
+  await open(who, lineId, key);
+  // As of 40 hosts, all of this one.
+  const lives = Array.from({ length: 40_000 }, (_, i) => peer(i, key, 1, 2));
+  const reports = Array.from({ length: 40 }, (_, i) =>
+    report(h, exit, withPeers(lives.slice(1000 * i, 1000 * i + 1000))),
+  );
+  expect(await recordUsage(systemOf(h), reports)).toBe(40_000);
+  expect((await readUsage(who.ctx, lineId, {})).items.at(-1)).toMatchObject({ upBytes: 40_000, downBytes: 80_000 });
+});
+
+test("an exit that makes up counts without end fills no table, and an honest one's stay as they are", async () => {
+  const h = await makeHarness();
+  const { who, lineIds, exits } = await makeWorld(h, 2);
+  const [mine, other] = lineIds as [Id<"lin">, Id<"lin">];
+  const [liar, honest] = exits as [Id<"hst">, Id<"hst">];
+  const [key, otherKey] = [key32(h), key32(h)];
+  await open(who, mine, key);
+  await open(who, other, otherKey);
+  const told = report(h, honest, { usage: { ...withPeers([peer(1, otherKey, 70, 80)]).usage, denied: [] } });
+  await recordUsage(systemOf(h), [told]);
+  for (let round = 0; round < 12; round++) {
+    h.clock.advance(15_000);
+    const peers = Array.from({ length: 1024 }, (_, i) => peer(round * 1024 + i, key, 1, 0));
+    await recordUsage(systemOf(h), [report(h, liar, withPeers(peers))]);
+    const rows = await h.ports.db.read.select().from(t.usageMeters).where(eq(t.usageMeters.hostId, liar));
+    expect(rows.length).toBeLessThanOrEqual(4096);
+    // What it told last is known.
+    expect(await recordUsage(systemOf(h), [report(h, liar, withPeers(peers))])).toBe(0);
+  }
+  expect(await recordUsage(systemOf(h), [told])).toBe(0);
+  expect((await readUsage(who.ctx, other, {})).items.at(-1)).toMatchObject({ upBytes: 70, downBytes: 80 });
+});
+
+test("what a whitelist refused is added once however long it stands still, and forgotten when nobody tells of it", async () => {
+  const h = await makeHarness();
+  const { who, lineIds, exits } = await makeWorld(h, 1);
+  const [lineId] = lineIds as [Id<"lin">];
+  const [exit] = exits as [Id<"hst">];
+  const tell = () =>
+    recordUsage(systemOf(h), [
+      report(h, exit, { usage: { peers: [], denied: [{ life: lifeOf(1), packets: 7, names: 3 }] } }),
+    ]);
+  expect(await tell()).toBe(1);
+  const refused = async () =>
+    (await readUsage(who.ctx, lineId, {})).items.reduce((sum, day) => sum + day.deniedPackets, 0);
+  expect(await refused()).toBe(7);
+  // Half the time that it is kept, four times over.
+  for (let i = 0; i < 4; i++) {
+    h.clock.advance((USAGE_KEEP_DAYS / 2) * DAY_MS);
+    expect(await tell()).toBe(0);
+    await sweep(systemOf(h));
+    expect(await h.ports.db.read.select().from(t.usageMeters)).toHaveLength(1);
+  }
+  expect(await refused()).toBe(0);
+  h.clock.advance(USAGE_KEEP_DAYS * DAY_MS + 1);
+  await sweep(systemOf(h));
+  expect(await h.ports.db.read.select().from(t.usageMeters)).toEqual([]);
+});

@@ -1,0 +1,1 @@
+CREATE INDEX `usage_meters_of_host` ON `usage_meters` (`host_id`);
