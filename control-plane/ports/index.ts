@@ -54,6 +54,7 @@ export type MetricName =
   | "job_ms"
   | "link_frames"
   | "link_frames_refused"
+  | "path_rounds_lost"
   | "links_opened"
   | "links_closed"
   | "push_to_ack_ms"

@@ -6,6 +6,7 @@ const COUNTERS: Partial<Record<MetricName, [help: string, labels: string[]]>> = 
   jobs_run: ["Jobs run by kind and outcome", ["kind", "outcome"]],
   link_frames: ["Frames received from agents by type", ["t"]],
   link_frames_refused: ["Frames from agents that were refused", ["reason"]],
+  path_rounds_lost: ["Rounds of path probes that could not be written", []],
   links_opened: ["Agent sessions that joined", ["role"]],
   links_closed: ["Agent sessions that ended, by reason", ["reason"]],
   ports_allocated: ["Forward ports handed out", []],

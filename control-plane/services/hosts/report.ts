@@ -114,7 +114,7 @@ async function resumeProvisioning(tx: Transaction, hostIds: readonly Id<"hst">[]
   tx.ringAt(now);
 }
 
-/** Stores what a host saw and what happened there. */
+/** Stores what a host saw and what happened there. Answers false when the session is no longer the newest. */
 export async function observe(
   ctx: Context,
   hostId: Id<"hst">,
@@ -123,7 +123,7 @@ export async function observe(
   events: readonly HostEvent[],
 ): Promise<boolean> {
   const now = ctx.ports.clock.now();
-  return transaction(ctx, async (tx) => {
+  const isNewest = await transaction(ctx, async (tx) => {
     const mine = and(eq(t.hosts.id, hostId), eq(t.hosts.epoch, epoch));
     const [host] = await tx.db.select({ observed: t.hosts.observed }).from(t.hosts).where(mine);
     if (host === undefined) return false;
@@ -131,7 +131,6 @@ export async function observe(
       .update(t.hosts)
       .set({ observed: { ...host.observed, ...values }, lastSeenAt: now })
       .where(mine);
-    if (values.paths !== undefined) await recordProbes(ctx, tx, hostId, values.paths);
     if (events.length > 0)
       await tx.db.insert(t.hostEvents).values(
         events.map((event) => ({
@@ -145,6 +144,8 @@ export async function observe(
       );
     return true;
   });
+  if (isNewest && values.paths !== undefined) await recordProbes(ctx, hostId, values.paths);
+  return isNewest;
 }
 
 /** A kind that only a newer release knows is kept under a name of its own: a host must not speak with the control plane's voice. */

@@ -172,3 +172,48 @@ test("a segment that is not probed any more is no part of the path", async () =>
   h.clock.advance(1);
   expect((await get(`/hosts/${forward}`)).path).toEqual({ state: "unknown", segments: [] });
 });
+
+test("a round of many probes is a few statements, and one that can't be written costs neither the link nor the rest", async () => {
+  await h.close();
+  h = await openHarness();
+  const { boarding, forwards } = (await networkWithLines(h, { forwards: 12 })).network;
+  support = await makePerson(h, "support", "support");
+  const ctx = systemOf(h);
+  const { write } = h.ports.db;
+  let statements = 0;
+  let broken = false;
+  h.ports.db.write = (fn) =>
+    write.call(h.ports.db, (db) =>
+      fn(
+        new Proxy(db, {
+          get(target, name) {
+            if (name === "select" || name === "insert" || name === "update" || name === "all") statements++;
+            if (name === "insert" && broken) throw new Error("no more room");
+            return Reflect.get(target, name);
+          },
+        }),
+      ),
+    ) as never;
+  const told = async (paths: PathProbe[]) => {
+    h.clock.advance(MINUTE);
+    return observe(ctx, boarding, (await rowOf(boarding)).epoch, { paths, load1: h.clock.now() }, []);
+  };
+  const targets = await Promise.all(forwards.map(addressOf));
+  const all = (received: number) => targets.map((target) => probe(target, received));
+  // One said twice is judged once.
+  expect(await told([...all(5), ...all(5)])).toBe(true);
+  expect(h.errors).toEqual([]);
+  expect(statements).toBeLessThan(10);
+  for (let i = 0; i < 3; i++) await told(all(0));
+  const segments = () => h.ports.db.read.select().from(t.pathSegments);
+  expect((await segments()).map((one) => one.state)).toEqual(targets.map(() => "degraded"));
+  expect(await alarms(boarding)).toHaveLength(12);
+  broken = true;
+  expect(await told(all(5))).toBe(true);
+  expect((await rowOf(boarding)).observed).toMatchObject({ load1: h.clock.now() });
+  expect(h.errors.filter((line) => line.includes("probes"))).toHaveLength(1);
+  broken = false;
+  h.errors.length = 0;
+  expect(await told(all(5))).toBe(true);
+  expect(new Set((await segments()).map((one) => one.lastAt))).toEqual(new Set([h.clock.now()]));
+});
