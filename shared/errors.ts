@@ -65,6 +65,7 @@ export const ERROR_CODES = {
   // us
   internal: [500, "Something went wrong on our side"],
   overloaded: [503, "The service is starting, draining or overloaded"],
+  storage_unavailable: [503, "Nothing can be stored at the moment"],
 } as const satisfies Record<string, readonly [number, string]>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

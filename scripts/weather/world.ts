@@ -297,8 +297,9 @@ export class World {
     const ids = rows.map((row) => row.id);
     for (const [id, state] of await desiredStates(this.plane.db.read, ids)) {
       const host = this.hosts.find((one) => one.setup.id === id);
-      // Let go after it had verified that it held nothing, its disk lost since: there is nobody who could tell it what to hold.
-      const isGone = state.retired && host?.agent?.reconciler.target === undefined && host?.hasVerified(state.rev);
+      // Let go after it had verified that it held nothing, on its copy's word or with its disk lost since: nobody tells it any more.
+      const isLost = host?.agent?.reconciler.target === undefined || this.clones.some((one) => one.setup.id === id);
+      const isGone = state.retired && isLost && host?.hasVerified(state.rev);
       if (host === undefined || isGone) continue;
       const wanted = [...kernelOf(state.items, host.wall())].sort().join("\n");
       const held = [...host.kernel].sort().join("\n");

@@ -4,6 +4,7 @@ import { sql } from "drizzle-orm";
 import { LibSQLDatabase } from "drizzle-orm/libsql/driver-core";
 import { LibSQLSession } from "drizzle-orm/libsql/session";
 import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
+import { AppError } from "../../../shared/errors.ts";
 import type { Database, Db } from "../../ports/index.ts";
 import { FileConnection } from "./file-connection.ts";
 import { applyMigrations } from "./migrate.ts";
@@ -44,6 +45,9 @@ type Write = {
   reject(error: unknown): void;
 };
 
+/** When someone whose write the disk refused may try again: space is made by people, or by the sweep. */
+const DISK_RETRY_MS = 30_000;
+
 /** True when an error, or what caused it, is the disk's: full, failing or read only. */
 function isDiskFault(error: unknown): boolean {
   for (let e = error; e instanceof Error; e = e.cause)
@@ -69,8 +73,11 @@ class FileDatabase implements Database {
   write<T>(fn: (tx: Db) => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const refused = (error: unknown) => {
-        if (isDiskFault(error)) this.#diskFailed = true;
-        reject(error);
+        if (!isDiskFault(error)) return reject(error);
+        this.#diskFailed = true;
+        const problem = new AppError("storage_unavailable", undefined, { retryAfterMs: DISK_RETRY_MS });
+        problem.cause = error;
+        reject(problem);
       };
       this.#waiting.push({ run: fn, resolve: resolve as (value: unknown) => void, reject: refused });
       this.#writing ??= this.#writeAll();
