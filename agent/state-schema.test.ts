@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
-import { claimStateDir } from "./state-schema.ts";
+import { claimStateDir, STATE_SCHEMA } from "./state-schema.ts";
 
 let dir: string;
 beforeEach(() => {
@@ -26,6 +26,13 @@ test("a newer agent takes over what it still reads, and refuses what is too old 
   expect(noted()).toBe(2);
   expect(() => claimStateDir(dir, { writes: 4, reads: 3 })).toThrow(/too old/);
   expect(noted()).toBe(2);
+});
+
+test("agents that would take a state with kinds they do not know for damaged leave our directory alone", () => {
+  claimStateDir(dir);
+  // What they were: form 1, with a reader that refused a whole state for one such item.
+  expect(() => claimStateDir(dir, { writes: 1, reads: 1 })).toThrow(/newer agent/);
+  expect(STATE_SCHEMA.reads).toBe(1);
 });
 
 test("a directory from before there was such a note, or with a damaged one, has the first form", () => {

@@ -6,8 +6,10 @@ import { readJson, writeDurable } from "./durable-file.ts";
 /**
  * The form of the files in the state directory: which one this agent writes, and the oldest it still reads. Raise
  * `writes` with every change that an older agent would misread.
+ *
+ * 2: `state.json` has items as they came, also of kinds that agents of form 1 do not know; those took the whole file for damaged.
  */
-export const STATE_SCHEMA = { writes: 1, reads: 1 } as const;
+export const STATE_SCHEMA = { writes: 2, reads: 1 } as const;
 
 const fileSchema = z.object({ stateSchema: z.number().int().positive() });
 

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
+import { z } from "zod";
 import { newId } from "../../shared/ids.ts";
 import type { StateItem } from "../../shared/protocol/desired-state.ts";
-import { helloSignedBytes } from "../../shared/protocol/frames.ts";
+import { FIRST_EVENT_KINDS, type HostEvent, helloSignedBytes, hostEventSchema } from "../../shared/protocol/frames.ts";
 import { ITEM_VERSIONS, TASK_VERSIONS } from "../../shared/protocol/versions.ts";
 import { sha256OfCanonical, verifier } from "../keys.ts";
 import { HOST, OTHER_HOST, relayItem, SessionBench, sent, strangerKey, types } from "../testing/session-bench.ts";
@@ -435,4 +436,25 @@ describe("ways through other hosts", () => {
     b.pass(40_000);
     expect(next(b)).toEqual([direct]);
   });
+});
+
+test("a control plane that does not say it takes any kind of event is sent the first kinds alone, which it takes", () => {
+  const before = hostEventSchema.extend({ kind: z.enum(FIRST_EVENT_KINDS as [string]) });
+  const events = [
+    { at: 1, kind: "drift_repaired", item: "r", detail: "a" },
+    { at: 2, kind: "disk_failed", detail: "no space" },
+  ];
+  for (const anyEvents of [false, true]) {
+    const bench = new SessionBench();
+    bench.hello();
+    bench.welcome(anyEvents ? { anyEvents } : {});
+    bench.frame(bench.state(1, []));
+    const [action] = bench.input({ type: "send", frame: { t: "observe", at: 3, values: {}, events } });
+    const sent = (action as { frame: { events: HostEvent[] } }).frame.events;
+    if (anyEvents) expect(sent).toEqual(events);
+    else {
+      expect(sent).toEqual([events[0], { at: 2, kind: "apply_failed", detail: "disk_failed: no space" }]);
+      for (const event of sent) expect(before.safeParse(event).success).toBe(true);
+    }
+  }
 });

@@ -1,5 +1,7 @@
 import { type LinkWay, readItems, type StateItem } from "../../shared/protocol/desired-state.ts";
 import {
+  type AgentFrame,
+  FIRST_EVENT_KINDS,
   HEARTBEAT_MS,
   helloSignedBytes,
   parseServerFrame,
@@ -57,6 +59,8 @@ export class LinkSession {
   #heartbeatMs = HEARTBEAT_MS;
   #silenceMs = SILENCE_MS;
   readonly #seen = new SeenTasks();
+
+  #anyEvents = false;
 
   constructor(setup: SessionSetup) {
     this.#setup = setup;
@@ -131,7 +135,9 @@ export class LinkSession {
       case "report":
         return this.#report(input);
       case "send":
-        return this.#phase === "linked" ? [{ type: "send", frame: input.frame }] : [];
+        return this.#phase === "linked"
+          ? [{ type: "send", frame: this.#anyEvents ? input.frame : plain(input.frame) }]
+          : [];
     }
   }
 
@@ -230,6 +236,7 @@ export class LinkSession {
       case "welcome":
         if (this.#phase !== "welcome") return this.#unexpected(frame, now);
         this.#phase = "state";
+        this.#anyEvents = frame.anyEvents ?? false;
         // Within bounds: who says it is not proven, and a link must not be taken for alive for ever.
         this.#heartbeatMs = Math.min(Math.max(1000, frame.heartbeatMs), LONGEST_HEARTBEAT_MS);
         this.#silenceMs = Math.min(Math.max(2 * this.#heartbeatMs, frame.silenceMs), LONGEST_SILENCE_MS);
@@ -340,4 +347,15 @@ export class LinkSession {
     }
     return actions;
   }
+}
+
+/** A frame as control planes took it that know the first kinds of events alone: others go by the name of one, and say which they are. */
+function plain(frame: AgentFrame): AgentFrame {
+  if (frame.t !== "observe" || frame.events.every(({ kind }) => FIRST_EVENT_KINDS.includes(kind))) return frame;
+  const events = frame.events.map((event) =>
+    FIRST_EVENT_KINDS.includes(event.kind)
+      ? event
+      : { ...event, kind: "apply_failed", detail: `${event.kind}: ${event.detail}`.slice(0, 500) },
+  );
+  return { ...frame, events };
 }

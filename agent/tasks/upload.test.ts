@@ -65,7 +65,7 @@ test("while the control plane stalls, writing waits: at most one chunk on its wa
       written += 64 * 1024;
     }
   })();
-  await expect.poll(() => store.puts.length).toBe(1);
+  await expect.poll(() => store.puts.length, { timeout: 10_000 }).toBe(1);
   await expect.poll(() => written).toBeGreaterThanOrEqual(256 * 1024 + 192 * 1024);
   const waiting = Symbol("waiting");
   expect(await Promise.race([writing, new Promise((r) => setTimeout(r, 100, waiting))])).toBe(waiting);
@@ -90,7 +90,7 @@ test("when time is up the upload ends rather than trying for ever", async () => 
   const upload = start("/up/1", time.signal);
   await upload.write(Buffer.from("x"));
   const end = upload.finish().catch((e: unknown) => e);
-  await expect.poll(() => store.puts.length).toBeGreaterThan(1);
+  await expect.poll(() => store.puts.length, { timeout: 10_000 }).toBeGreaterThan(1);
   time.abort();
   expect(await end).toMatchObject({ code: "uplink_cut" });
 });

@@ -76,9 +76,9 @@ export class SessionBench {
     return this.frame({ t: "challenge", nonce: "0123456789abcdef", serverTime: this.wall });
   }
 
-  welcome(): SessionAction[] {
+  welcome(more: { anyEvents?: boolean } = {}): SessionAction[] {
     const session = newId("lnk", Math.floor(this.wall), new Uint8Array(10));
-    return this.frame({ t: "welcome", session, heartbeatMs: 15_000, silenceMs: 40_000 });
+    return this.frame({ t: "welcome", session, heartbeatMs: 15_000, silenceMs: 40_000, ...more });
   }
 
   state(

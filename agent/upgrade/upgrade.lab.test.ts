@@ -15,6 +15,7 @@ import { type InstalledHost, installHost, runInstaller } from "../../scripts/lab
 import { poll } from "../../scripts/lab/poll.ts";
 import { untilInSync } from "../../scripts/lab/stage.ts";
 import { makeReleaseKey } from "../../scripts/release.ts";
+import { STATE_SCHEMA } from "../state-schema.ts";
 
 const UNIT = "trunkline-agent.service";
 const UP = "/var/lib/trunkline/upgrade";
@@ -33,7 +34,7 @@ beforeAll(async () => {
     [forward, exit] = await Promise.all([installHost(cp, admin, world.forward), installHost(cp, admin, world.exit)]);
     for (const host of [exit, forward]) await untilInSync(admin, host.id);
     const key = testReleaseKey(world.lab);
-    const stateSchema = { writes: 2, reads: 1 };
+    const stateSchema = { writes: STATE_SCHEMA.writes + 1, reads: 1 };
     await buildAgent({ out, key, version: "0.2.0" });
     await buildAgent({ out, key, version: "0.2.1" });
     await buildAgent({ out, key, version: "0.3.0-crashing", entry: `${TESTING}/crashing.ts`, stateSchema });
@@ -189,7 +190,7 @@ check(
     expect(lost).toBe(0);
     await standOn("0.2.0", [exit, forward]);
     // The one that crashed had written its state in a form that the one before does not read.
-    expect(formIn(forward.container)).toBe(1);
+    expect(formIn(forward.container)).toBe(STATE_SCHEMA.writes);
     expect(await status(forward)).toMatch(/upgrade +0\.3\.0-crashing was given up: it was started 3 times/);
   },
 );
@@ -248,7 +249,7 @@ check(
   "a version that can't read the state is refused before anything is fetched; nothing is downgraded silently",
   async () => {
     expect((await ended(await start([exit], "0.4.0"))).rollout.state).toBe("done");
-    expect(formIn(exit.container)).toBe(2);
+    expect(formIn(exit.container)).toBe(STATE_SCHEMA.writes + 1);
     // Both hosts were off meanwhile: the client's next packets shake hands anew, and are not what is counted here.
     await lossDuring(world, async () => {});
     const { sent, lost } = await lossDuring(world, async () => {

@@ -423,6 +423,21 @@ test("a change that nobody was woken for is found by the sweep", async () => {
   expect(state.items).toMatchObject([{ type: "uplink", address: "10.9.9.9" }]);
 });
 
+test("an event of a kind that only newer agents know is kept under a name of its own, and the link stays; the welcome says so", async () => {
+  const agent = await enrolled("exit");
+  const link = await agent.join(server.url);
+  expect(link.of("welcome")[0]).toMatchObject({ anyEvents: true });
+  link.send({ t: "observe", at: 1, values: {}, events: [{ at: 1, kind: "newer_kind", detail: "what it says" }] });
+  await until(async () => {
+    const { items } = await ok(
+      admin<{ items: { kind: string; detail: string }[] }>("GET", `/hosts/${agent.hostId}/events`),
+    );
+    expect(items).toContainEqual(expect.objectContaining({ kind: "other", detail: "newer_kind: what it says" }));
+  });
+  link.send({ t: "ping", id: 7, at: 1 });
+  expect(await link.next("pong")).toMatchObject({ id: 7 });
+});
+
 test("an agent is sent only what it says it understands; what is kept back is shown, told once, and sent after its upgrade", async () => {
   const agent = await enrolled("forward");
   await ok(admin("PATCH", `/hosts/${agent.hostId}`, { privateAddress: "10.9.8.7", privateNetwork: "apart" }));

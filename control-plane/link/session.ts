@@ -184,7 +184,10 @@ export class ServerSession {
     return [
       {
         do: "send",
-        frame: { t: "welcome", session: result.session, heartbeatMs: HEARTBEAT_MS, silenceMs: SILENCE_MS },
+        frame: {
+          ...{ t: "welcome", session: result.session, heartbeatMs: HEARTBEAT_MS, silenceMs: SILENCE_MS },
+          anyEvents: true,
+        },
       },
       { do: "load" },
     ];

@@ -61,6 +61,8 @@ export const welcomeFrame = z.object({
   session: idSchema("lnk"),
   heartbeatMs: z.number().int().positive(),
   silenceMs: z.number().int().positive(),
+  /** It keeps events of kinds that it does not know. Absent: one of before that, to which such an event is a bad frame. */
+  anyEvents: z.boolean().optional(),
 });
 
 export const stateFrame = z.object({
@@ -90,6 +92,9 @@ export const HOST_EVENT_KINDS = [
   "disk_failed",
   "disk_recovered",
 ] as const;
+
+/** Those that every control plane takes. */
+export const FIRST_EVENT_KINDS: readonly string[] = HOST_EVENT_KINDS.slice(0, 4);
 
 /** Something that happened on the host and that an operator should see. A newer agent may send kinds that are not known here. */
 export const hostEventSchema = z.object({

@@ -2,7 +2,7 @@
 import { STATE_SCHEMA } from "../../state-schema.ts";
 import { StateStore } from "../../state-store.ts";
 
-Object.assign(STATE_SCHEMA, { writes: 2 });
+Object.assign(STATE_SCHEMA, { writes: STATE_SCHEMA.writes + 1 });
 StateStore.prototype.enrolment = () => {
   throw new Error("this version does not start");
 };
