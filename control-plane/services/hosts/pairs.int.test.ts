@@ -1,6 +1,7 @@
 import { eq } from "drizzle-orm";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Id } from "../../../shared/ids.ts";
+import { UNDERSTANDS } from "../../../shared/protocol/versions.ts";
 import * as t from "../../db/schema/index.ts";
 import { type Harness, openHarness } from "../../testing/harness.ts";
 import {
@@ -81,6 +82,21 @@ test("a pair that connections use can't be taken apart; one that none uses can, 
   await createPair(systemOf(h), again);
   await hostsUp(h);
   expect((await open()).port).toBe(30_040);
+});
+
+test("a deleted pair is no way to the control plane: the boarding host names none, and the forward host lets it in no more", async () => {
+  await h.ports.db.write((tx) => tx.update(t.hosts).set({ understands: JSON.stringify(UNDERSTANDS) }));
+  const held = async (id: Id<"hst">, type: string) =>
+    (await desiredState(h.ports.db.read, id))?.items.filter((item) => item.type === type) ?? [];
+  expect(await held(network.boarding, "linkWays")).toMatchObject([{ via: [{ hostId: forward() }] }]);
+  expect(await held(forward(), "linkProxy")).toHaveLength(1);
+  const revs = async () => [await getHost(systemOf(h), network.boarding), await getHost(systemOf(h), forward())];
+  const before = (await revs()).map((host) => host.configuration.desiredRev);
+  await deletePair(systemOf(h), await pairId());
+  expect(await held(network.boarding, "linkWays")).toEqual([]);
+  expect(await held(forward(), "linkProxy")).toEqual([]);
+  for (const [n, host] of (await revs()).entries())
+    expect(host.configuration.desiredRev).toBeGreaterThan(before[n] ?? Number.NaN);
 });
 
 test("a retired forward host gives its range on the boarding host back", async () => {
