@@ -12,7 +12,7 @@ import type { ServerCommand, ServerStats } from "./swarm-messages.ts";
 import { SwarmProcess } from "./swarm-process.ts";
 
 /** After so long the bench says how far it came. */
-const LONGEST_MS = 180_000;
+const LONGEST_MS = 90_000;
 
 /** Kills the control plane under many agents, changes every host's state meanwhile, and counts until all hold the latest. */
 export async function run(report: Report, numbers: Numbers): Promise<void> {

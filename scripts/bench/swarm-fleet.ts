@@ -12,7 +12,7 @@ import { SwarmProcess } from "./swarm-process.ts";
 export type SwarmServer = SwarmProcess<ServerCommand>;
 
 /** How long a whole fleet may take to link for the first time. */
-const CONNECT_MS = 480_000;
+const CONNECT_MS = 150_000;
 
 /** Throws when this process may not open as many files as a server of so many sockets needs. */
 export function needFiles(agents: number): void {
