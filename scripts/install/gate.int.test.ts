@@ -44,6 +44,12 @@ function makeHost() {
     state,
     files,
     program,
+    /** The first call of a program with these arguments (a pattern of the shell's) fails. */
+    failOnce: (name: string, args: string) =>
+      program(
+        name,
+        `case "$*" in ${args}) mkdir ${join(dir, "failed")} 2>/dev/null && exit 1 ;; esac; PATH=/usr/bin:/bin exec ${name} "$@"`,
+      ),
     calls: () => (existsSync(called) ? readFileSync(called, "utf8") : ""),
     current: () => readlinkSync(join(opt, "current")).replace("versions/", ""),
     runs: () => readFileSync(join(opt, "current/agent.mjs"), "utf8"),
@@ -145,6 +151,14 @@ test("after a reboot the trial goes on with its time anew, and counts as started
   expect(host.files.trial()?.until).toBeGreaterThan(1);
 });
 
+/** Each call by which the note of a trial is made: what fails, the program, its arguments. */
+const NOTING = [
+  ["can't be written", "cat", "''"],
+  ["can't be made durable", "sync", "*/trial.new"],
+  ["can't be put in its place", "mv", "*/trial"],
+  ["is in its place, and its folder can't be made durable", "sync", "*/upgrade"],
+] as const;
+
 test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
   ["other bytes than were signed", (host) => host.request("something else"), /SHA-256 differs/],
   ["a version that is a path", (host) => host.request(NEW, { version: "../../etc" }), /can't be read/],
@@ -170,6 +184,14 @@ test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
     },
     /no timer/,
   ],
+  ...NOTING.map(([what, name, args]): [string, (host: ReturnType<typeof makeHost>) => void, RegExp] => [
+    `a trial whose note ${what}`,
+    (host) => {
+      host.request();
+      host.failOnce(name, args);
+    },
+    /could not be noted down/,
+  ]),
 ])("%s: refused, told, and the version in use stays", (_name, prepare, reason) => {
   const host = makeHost();
   prepare(host);
@@ -181,6 +203,19 @@ test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
   ]);
   expect(host.files.returned()).toMatchObject({ attempt: "tsk_1", reason: expect.stringMatching(reason) });
   expect([host.files.trial(), host.files.request()]).toEqual([undefined, undefined]);
+  // Nothing of it comes back with the next start.
+  host.start();
+  expect([host.current(), host.files.trial(), host.versions()]).toEqual(["1.0.0", undefined, ["1.0.0"]]);
+});
+
+test("a refused trial whose note can't be taken away keeps the copy of the state, which it needs to be given back", () => {
+  const host = makeHost();
+  host.request();
+  host.failOnce("sync", "*/upgrade");
+  host.program("rm", `case "$*" in *upgrade/trial*) exit 1 ;; esac; PATH=/usr/bin:/bin exec rm "$@"`);
+  host.start();
+  expect([host.current(), host.files.trial()?.to]).toEqual(["1.0.0", "1.1.0"]);
+  expect(readFileSync(join(host.files.path("before"), "schema.json"), "utf8")).toContain('"stateSchema":1');
 });
 
 test("a request of an agent that did not yet say when it asked becomes a trial", () => {

@@ -96,9 +96,13 @@ is_fresh() {
 # agent finds its request where it left it, and takes it back.
 refuse() {
   say "refused: $1"
+  # The note may be in its place although it could not be made durable; the next start would take it for a trial.
+  rm -f "$UP/trial" "$UP/trial.new" || :
+  sync "$UP" || :
   rm -rf "$OPT"/versions/*.new || :
   put_returned "$1" || :
-  rm -rf "$UP/request" "$UP/staged.mjs" "$UP/before"
+  rm -rf "$UP/request" "$UP/staged.mjs"
+  [ -f "$UP/trial" ] || rm -rf "$UP/before"
   exit 0
 }
 
