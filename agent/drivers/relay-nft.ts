@@ -35,6 +35,8 @@ export type RelayStep = Step &
     | { kind: "flows"; flows: Flow[] }
   );
 
+/** By then a packet that was on its way through the table during a change is in its flow. */
+const IN_FLIGHT_MS = 1000;
 /** Flows forgotten side by side: a walk of the kernel's table each. */
 const AT_ONCE = 4;
 
@@ -59,19 +61,26 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
    */
   #unaudited: Ports = "all";
   /**
-   * The same, until the next look at everything has audited them once more: a packet that was on its way through the table
+   * The same, until a later look at everything has audited them once more: a packet that was on its way through the table
    * during the change may enter its flow only after the first audit.
    */
   #doubtful: Ports = "all";
-  /** In this run: a table that went leaves flows behind. */
-  #changed = false;
+  /** Monotonic ms of the last change. */
+  #changedAt = Number.NEGATIVE_INFINITY;
 
   readonly #ended: (flow: Flow) => void;
+  readonly #now: () => number;
 
-  /** @param ended told of each flow this driver ends, with its final counts */
-  constructor(exec: Exec, store: FingerprintStore, ended: (flow: Flow) => void = () => {}) {
+  /** @param ended told of each flow this driver ends, with its final counts @param now monotonic ms */
+  constructor(
+    exec: Exec,
+    store: FingerprintStore,
+    ended: (flow: Flow) => void = () => {},
+    now: () => number = () => performance.now(),
+  ) {
     this.#exec = exec;
     this.#ended = ended;
+    this.#now = now;
     this.#table = new NftTable(RELAY_TABLE, exec, store, (set) => set === RELAY_MAP);
   }
 
@@ -79,10 +88,7 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
     const wants = relayWants(items);
     const any = wants.ranges.length + wants.singles.size > 0;
     // Side by side: both are the kernel's work, and the flows of a change are the slower to be listed.
-    const [listing, staleFlows] = await Promise.all([
-      this.#table.list(),
-      any || this.#changed ? this.#audit(wants, look) : [],
-    ]);
+    const [listing, staleFlows] = await Promise.all([this.#table.list(), this.#audit(wants, look)]);
     return {
       map: listing && readMap(listing.elements.get(RELAY_MAP) ?? []),
       rulesOurs: listing !== null && this.#table.isOurs(relayRuleset(wants), listing),
@@ -139,7 +145,7 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
   }
 
   #doubt(ports: Ports): void {
-    this.#changed = true;
+    this.#changedAt = this.#now();
     this.#unaudited = union(this.#unaudited, ports);
     this.#doubtful = union(this.#doubtful, ports);
   }
@@ -147,6 +153,8 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
   /** Stale flows among the ports in question; none found ends the doubt. */
   async #audit(wants: RelayWants, look: Look): Promise<Flow[]> {
     const [unaudited, doubtful] = [this.#unaudited, this.#doubtful];
+    // The look that verifies a change is too early to be the second one.
+    const isLater = this.#now() - this.#changedAt >= IN_FLIGHT_MS;
     const ports = look === "all" ? doubtful : unaudited;
     if (ports !== "all" && ports.size === 0) return [];
     const flows = await listFlowsOf(this.#exec, ports);
@@ -155,7 +163,7 @@ export class RelayNftDriver implements Driver<RelaySeen, RelayStep> {
     const stale = suspects.filter((f) => isOurs(f) || local.has(f.address));
     if (stale.length > 0) return stale;
     if (this.#unaudited === unaudited) this.#unaudited = NONE;
-    if (look === "all" && this.#doubtful === doubtful) this.#doubtful = NONE;
+    if (look === "all" && isLater && this.#doubtful === doubtful) this.#doubtful = NONE;
     return [];
   }
 
