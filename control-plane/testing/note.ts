@@ -12,20 +12,3 @@ export function propertySeed(name: string, usual = Date.now() % 2 ** 31): number
   note(`${name}: FC_SEED=${seed}`);
   return seed;
 }
-
-/**
- * How a long property test runs: `FC_RUNS` for more or fewer cases than usual, `FC_SEED` and `FC_PATH` to replay the one that
- * failed (fast-check prints both).
- */
-export function propertyRuns(
-  name: string,
-  usual: number,
-  usualSeed?: number,
-): { seed: number; numRuns: number; path?: string } {
-  const path = process.env.FC_PATH;
-  return {
-    seed: propertySeed(name, usualSeed),
-    numRuns: Number(process.env.FC_RUNS ?? usual),
-    ...(path === undefined ? {} : { path }),
-  };
-}

@@ -5,7 +5,8 @@ import type { VirtualTime } from "./virtual-time.ts";
 /**
  * What a host's way to the control plane is like. `down`: resets and refusals. `hole`: everything is held back and nobody
  * is told; it arrives when the hole closes, as TCP would have it. `deaf` and `mute`: a hole in one direction, towards the
- * host or from it. `rogue`: frames are lost, doubled and out of order, as TCP never does and a broken proxy may.
+ * host or from it. `rogue`: frames are lost, doubled (the second up to 24 s later) and out of order, as TCP never does and a
+ * broken proxy may.
  */
 export const WEATHERS = ["fair", "down", "hole", "deaf", "mute", "rogue"] as const;
 export type Weather = (typeof WEATHERS)[number];
@@ -194,7 +195,7 @@ class Connection implements NearSocket, FarEnd {
     if (fate < 0.08) return;
     // In no order: nobody waits for what was sent before.
     this.#time.after(this.#latency() * 4, () => this.#over || fn());
-    if (fate < 0.16) this.#time.after(this.#latency() * 40, () => this.#over || fn());
+    if (fate < 0.16) this.#time.after(this.#latency() * 400, () => this.#over || fn());
   }
 
   #pass(way: Way, fn: () => void): void {

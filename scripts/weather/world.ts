@@ -130,6 +130,8 @@ export class World {
   #backup: Map<Id<"hst">, number> | undefined;
   /** The greatest revision of each host the database ever had, since the last restore. */
   #revisions = new Map<Id<"hst">, number>();
+  /** And the greatest epoch. */
+  readonly #epochs = new Map<Id<"hst">, number>();
 
   private constructor(origin: Origin, seed: number, dir: string, db: Database) {
     this.#origin = origin;
@@ -237,6 +239,7 @@ export class World {
     cpSync(join(this.#dir, "backup.db"), join(this.#dir, "trunkline.db"));
     this.plane.use(await openFileDatabase(join(this.#dir, "trunkline.db"), { migrations: MIGRATIONS }));
     this.#revisions = new Map(this.#backup);
+    this.#epochs.clear();
     // Sent away for an hour, and now wanted again.
     if ((await this.#rows()).some((row) => row.state !== "retired" && retired.includes(row.id)))
       this.sentAwayUntil = this.time.mono() + SENT_AWAY_MS;
@@ -244,9 +247,9 @@ export class World {
   }
 
   #rows() {
-    const { id, role, state, desiredRev, appliedRev, appliedSha256, appliedResults } = t.hosts;
+    const { id, role, state, epoch, desiredRev, appliedRev, appliedSha256, appliedResults } = t.hosts;
     return this.plane.db.read
-      .select({ id, role, state, desiredRev, appliedRev, appliedSha256, appliedResults })
+      .select({ id, role, state, epoch, desiredRev, appliedRev, appliedSha256, appliedResults })
       .from(t.hosts);
   }
 
@@ -257,6 +260,9 @@ export class World {
       const greatest = this.#revisions.get(id) ?? 0;
       if (desiredRev < greatest) this.faults.push(`${id} went back from revision ${greatest} to ${desiredRev}`);
       this.#revisions.set(id, desiredRev);
+      const newest = this.#epochs.get(id) ?? 0;
+      if (row.epoch < newest) this.faults.push(`${id} went back from epoch ${newest} to ${row.epoch}`);
+      this.#epochs.set(id, row.epoch);
       const host = this.hosts.find((one) => one.setup.id === id);
       const claim = `${appliedRev}:${appliedSha256}`;
       const failed = (row.appliedResults ?? []).some((result) => !result.ok);
