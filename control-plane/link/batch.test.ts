@@ -75,15 +75,30 @@ test("when a batch is lost as a whole each member is run alone, and what it was 
   const answers = Promise.allSettled([1, 2, 3].map((item) => batch.ask(item)));
   turn();
   runs[0]?.end(new Error("all"));
-  await settle();
-  expect(runs.slice(1).map(({ items }) => items)).toEqual([[1], [2], [3]]);
-  for (const { items, end } of runs.slice(1)) end(items[0] === 2 ? new Error("two") : undefined);
+  // One after another: what runs at the same time would be a storm of its own.
+  for (const item of [1, 2, 3]) {
+    await settle();
+    expect(runs.slice(1).map(({ items }) => items)).toEqual([[1], [2], [3]].slice(0, item));
+    runs[item]?.end(item === 2 ? new Error("two") : undefined);
+  }
   expect(statuses(await answers)).toEqual(["fulfilled", "rejected", "fulfilled"]);
   const next = batch.ask(6);
   turn();
   expect(runs).toHaveLength(5);
   runs[4]?.end();
   expect(await next).toBe(60);
+});
+
+test("when a batch is lost for a reason that is no member's own, the others are not tried one by one", async () => {
+  const { batch, turn, runs } = make(9);
+  const answers = Promise.allSettled([1, 2, 3, 4, 5, 6].map((item) => batch.ask(item)));
+  turn();
+  for (let run = 0; run < 3; run++) {
+    await settle();
+    runs[run]?.end(new Error("the database is away"));
+  }
+  expect(statuses(await answers)).toEqual(Array(6).fill("rejected"));
+  expect(runs.map(({ items }) => items.length)).toEqual([6, 1, 1]);
 });
 
 test("the next batch waits for company as long as the last one's size asks for, unless it is full", async () => {

@@ -34,8 +34,9 @@ export class Batch<In, Out> {
   #notBefore = Number.NEGATIVE_INFINITY;
 
   /**
-   * @param run answers for each item, in their order, with an error for one that failed. When it throws nothing may have been
-   *   done: each of its items is then run alone, so that the one it failed for fails alone.
+   * @param run answers for each item, in their order, with an error for one that failed; it must end by itself, as nothing else
+   *   runs before it has. What it did when it throws must bear being done again: its items are then run one by one, so that the
+   *   one it failed for fails alone.
    */
   constructor(run: (items: readonly In[]) => Promise<readonly (Out | Error)[]>, clock: BatchClock, size: BatchSize) {
     this.#run = run;
@@ -79,13 +80,41 @@ export class Batch<In, Out> {
   }
 
   async #outcomes(items: readonly In[]): Promise<PromiseSettledResult<Out>[]> {
+    const whole = await this.#together(items);
+    if (!(whole instanceof Failure)) return whole;
+    if (items.length === 1) return [whole.outcome];
+    const outcomes: PromiseSettledResult<Out>[] = [];
+    let failures = 0;
+    for (const item of items) {
+      // Two in a row: it is not for their own sake that they fail, and the others would only wait to fail as well.
+      const outcome = failures === 2 ? outcomes.at(-1) : await this.#alone(item);
+      if (outcome === undefined) break;
+      if (failures < 2) failures = outcome.status === "rejected" ? failures + 1 : 0;
+      outcomes.push(outcome);
+    }
+    return outcomes;
+  }
+
+  async #alone(item: In): Promise<PromiseSettledResult<Out> | undefined> {
+    const outcome = await this.#together([item]);
+    return outcome instanceof Failure ? outcome.outcome : outcome[0];
+  }
+
+  async #together(items: readonly In[]): Promise<PromiseSettledResult<Out>[] | Failure> {
     try {
       return (await this.#run(items)).map((out) =>
         out instanceof Error ? { status: "rejected", reason: out } : { status: "fulfilled", value: out },
       );
     } catch (reason) {
-      if (items.length === 1) return [{ status: "rejected", reason }];
-      return (await Promise.all(items.map((item) => this.#outcomes([item])))).flat();
+      return new Failure(reason);
     }
+  }
+}
+
+/** A run that threw. */
+class Failure {
+  readonly outcome: PromiseRejectedResult;
+  constructor(reason: unknown) {
+    this.outcome = { status: "rejected", reason };
   }
 }

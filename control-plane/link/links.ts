@@ -48,8 +48,9 @@ export class Links {
     this.#clock = clock;
     this.#listener = listener;
     const batchClock = { monotonic: clock.monotonic, delay };
+    const turn = () => new Promise<void>((resolve) => void delay(0, resolve));
     this.#hellos = new Batch((hellos) => identify(this.#ctx, hellos), batchClock, HELLOS_AT_ONCE);
-    this.#loads = new Batch((hostIds) => loadStates(this.#ctx, hostIds), batchClock, AT_ONCE);
+    this.#loads = new Batch((hostIds) => loadStates(this.#ctx, hostIds, turn), batchClock, AT_ONCE);
     this.#acks = new Batch((acks) => acknowledge(this.#ctx, acks), batchClock, AT_ONCE);
   }
 

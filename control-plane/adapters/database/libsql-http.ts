@@ -6,6 +6,9 @@ import type { Clock, Database, Db, Random } from "../../ports/index.ts";
 /** How long a statement or a write may wait for its turn on a busy server before it fails. */
 const PATIENCE_MS = 10_000;
 
+/** A server that has not answered a statement by then is taken for gone: a request whose answer got lost would wait for minutes. */
+const ANSWER_MS = 15_000;
+
 type Waiting = { clock: Clock; random: Random; sleep(ms: number): Promise<void> };
 
 /**
@@ -73,7 +76,7 @@ async function patiently<T>({ clock, random, sleep }: Waiting, attempt: () => Pr
 
 /** A server too busy for a request answers 429 before it looks at it, inside a transaction too. */
 async function send(request: Request): Promise<Attempt<Response>> {
-  const response = await fetch(request.clone());
+  const response = await fetch(request.clone(), { signal: AbortSignal.timeout(ANSWER_MS) });
   if (response.status !== 429) return { done: true, value: response };
   return { done: false, orElse: async () => response };
 }

@@ -168,7 +168,8 @@ const MAPPINGS = prepared((db) =>
     .from(t.connections)
     .innerJoin(t.hosts, eq(t.hosts.id, t.connections.exitHostId))
     .where(and(inList(t.connections.forwardHostId, IDS), activeConnection))
-    .orderBy(asc(t.connections.port))
+    // As the index of active ports has them: in another order an index is taken that holds all closed ones too.
+    .orderBy(asc(t.connections.forwardHostId), asc(t.connections.port))
     .prepare(),
 );
 

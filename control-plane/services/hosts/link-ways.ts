@@ -118,29 +118,46 @@ async function neighboursOf(db: Db, hosts: readonly Host[]): Promise<Map<Id<"hst
   if (far.size > 0) for (const one of await PAIRED(db).all({ ids: JSON.stringify([...far]) })) known.set(one.id, one);
   return new Map(
     hosts.map((host) => {
-      const own = host.privateNetwork === null || host.privateAddress === null ? [] : near.get(host.privateNetwork);
-      const seen = (own ?? []).filter((one) => host.role === "forward" || one.role === "forward");
+      const network = host.privateAddress === null ? undefined : near.get(host.privateNetwork ?? "");
+      const all = (host.role === "forward" ? network?.all : network?.forwards) ?? [];
       const paired = (pairs.get(host.id) ?? []).flatMap((id) => known.get(id) ?? []);
-      const all = new Map([...seen, ...paired].map((one) => [one.id, one]));
-      all.delete(host.id);
-      return [host.id, [...all.values()].sort((a, b) => (a.id < b.id ? -1 : 1))];
+      return [host.id, merged(all, paired).filter((one) => one.id !== host.id)];
     }),
   );
 }
 
-/** The hosts of these hosts' private networks that have an address there, by network; where none of these is a forward host, its forward hosts alone. */
-async function nearOf(db: Db, hosts: readonly Host[]): Promise<Map<string, Host[]>> {
+const byId = (a: Host, b: Host) => (a.id < b.id ? -1 : 1);
+
+/** Both lists as one, by id. The first is in that order already and may be thousands long: it is not sorted for each host anew. */
+function merged(sorted: readonly Host[], others: readonly Host[]): Host[] {
+  const known = new Set(others.length === 0 ? [] : sorted.map((one) => one.id));
+  const more = others.filter((one) => !known.has(one.id));
+  return more.length === 0 ? [...sorted] : [...sorted, ...more].sort(byId);
+}
+
+/** Those of a private network that have an address there, by id. */
+type Network = { all: Host[]; forwards: Host[] };
+
+/** These hosts' private networks; of one that none of its forward hosts is among these, the forward hosts alone. */
+async function nearOf(db: Db, hosts: readonly Host[]): Promise<Map<string, Network>> {
   const whole = new Set<string>();
   const forwards = new Set<string>();
   for (const { role, privateNetwork, privateAddress } of hosts)
     if (privateNetwork !== null && privateAddress !== null) (role === "forward" ? whole : forwards).add(privateNetwork);
-  const found: Host[] = [];
-  if (whole.size > 0) found.push(...(await IN_NETWORKS(db).all({ networks: JSON.stringify([...whole]) })));
   const rest = [...forwards].filter((network) => !whole.has(network));
-  if (rest.length > 0) found.push(...(await FORWARDS_IN_NETWORKS(db).all({ networks: JSON.stringify(rest) })));
-  return Map.groupBy(
-    found.filter((one) => one.privateAddress !== null),
+  const found = await Promise.all([
+    whole.size > 0 ? IN_NETWORKS(db).all({ networks: JSON.stringify([...whole]) }) : [],
+    rest.length > 0 ? FORWARDS_IN_NETWORKS(db).all({ networks: JSON.stringify(rest) }) : [],
+  ]);
+  const networks = Map.groupBy(
+    found.flat().filter((one) => one.privateAddress !== null),
     (one) => one.privateNetwork ?? "",
+  );
+  return new Map(
+    [...networks].map(([name, members]) => {
+      const all = members.sort(byId);
+      return [name, { all, forwards: all.filter((one) => one.role === "forward") }];
+    }),
   );
 }
 

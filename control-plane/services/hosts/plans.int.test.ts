@@ -29,6 +29,7 @@ test("what hosts and connections do all day reads no table from end to end: its 
   await loadStates(
     ctx,
     hosts.map((host) => host.id),
+    async () => {},
   );
   for (const host of hosts) {
     await transaction(ctx, (tx) => tx.touchHosts([host.id], "a test"));
