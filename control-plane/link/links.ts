@@ -14,8 +14,8 @@ import { type Action, type CloseReason, ServerSession } from "./session.ts";
 
 /**
  * States or acks dealt with at once: others want their turn too. What comes one at a time waits for nothing, since a customer
- * waits for it. A link has one of them waiting at a time, so that more than the second number takes more links than a process has
- * files for.
+ * waits for it. A link has one of them waiting at a time; only when the database is away while hosts come and go do more wait
+ * than a process has links.
  */
 const AT_ONCE: BatchSize = {
   most: 64,
@@ -38,6 +38,8 @@ export class Links {
   readonly #listener: LinkListener;
   readonly #all = new Set<Link>();
   readonly #joined = new Map<Id<"hst">, Link>();
+  /** Hosts whose hellos are being checked: how many, and the newest epoch that was heard to have joined elsewhere meanwhile. */
+  readonly #joining = new Map<Id<"hst">, { hellos: number; elsewhere: number }>();
   readonly #hellos: Batch<Hello, Answer>;
   readonly #loads: Batch<Id<"hst">, Loaded>;
   readonly #acks: Batch<Ack, boolean>;
@@ -124,6 +126,8 @@ export class Links {
 
   /** A host joined elsewhere with this epoch: an older session here is over. */
   joinedElsewhere(hostId: Id<"hst">, epoch: number): void {
+    const joining = this.#joining.get(hostId);
+    if (joining !== undefined) joining.elsewhere = Math.max(joining.elsewhere, epoch);
     const link = this.#joined.get(hostId);
     if (link?.hello !== undefined && link.hello.epoch < epoch) this.#supersede(link, hostId);
   }
@@ -185,17 +189,7 @@ export class Links {
 
   async #perform(link: Link, action: Extract<Action, { do: "identify" | "load" | "ack" | "observe" }>): Promise<void> {
     const ctx = this.#ctx;
-    if (action.do === "identify") {
-      const { hello, nonce } = action;
-      // A host that gave up while it waited its turn is not let in: it would be online without a link.
-      const result = await this.#hellos.ask({ hello, nonce, alive: () => this.#all.has(link) });
-      // The socket may have gone while the database was asked.
-      if (!this.#all.has(link)) return result.ok ? this.#joinedTooLate(hello) : undefined;
-      if (result.ok && !this.#join(link, action.hello, result.role ?? "unknown")) return;
-      this.#run(link, link.session.identified(result));
-      if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
-      return;
-    }
+    if (action.do === "identify") return this.#identify(link, action.hello, action.nonce);
     const { hello } = link;
     if (hello === undefined) return;
     if (action.do === "load") {
@@ -225,10 +219,28 @@ export class Links {
     }
   }
 
-  /** Answers false when a newer session of the host joined first: answers of the database may come in another order than its commits. */
+  async #identify(link: Link, hello: HelloFrame, nonce: string): Promise<void> {
+    const joining = this.#joining.get(hello.hostId) ?? { hellos: 0, elsewhere: 0 };
+    this.#joining.set(hello.hostId, joining);
+    joining.hellos++;
+    try {
+      // A host that gave up while it waited its turn is not let in: it would be online without a link.
+      const result = await this.#hellos.ask({ hello, nonce, alive: () => this.#all.has(link) });
+      // The socket may have gone while the database was asked.
+      if (!this.#all.has(link)) return result.ok ? await this.#joinedTooLate(hello) : undefined;
+      if (result.ok && !this.#join(link, hello, result.role ?? "unknown")) return;
+      this.#run(link, link.session.identified(result));
+      if (result.ok) this.#run(link, link.session.ping(this.#clock.monotonic(), this.#clock.wall()));
+    } finally {
+      if (--joining.hellos === 0) this.#joining.delete(hello.hostId);
+    }
+  }
+
+  /** Answers false when a newer session of the host is there: another process's may be heard of before our own answer comes. */
   #join(link: Link, hello: HelloFrame, role: string): boolean {
     const older = this.#joined.get(hello.hostId);
-    if (older?.hello !== undefined && older.hello.epoch > hello.epoch) {
+    const newest = Math.max(older?.hello?.epoch ?? 0, this.#joining.get(hello.hostId)?.elsewhere ?? 0);
+    if (newest > hello.epoch) {
       this.#supersede(link, hello.hostId);
       return false;
     }
