@@ -90,3 +90,22 @@ test("each request goes the way that there is then, and a connection of another 
   const host = new URL(one).host;
   expect(asked).toEqual(["one", "two", "one"].map((name) => `${name} ${host} /base/x?y=1`));
 });
+
+test("an answer that is none ends the wait for it; after the close nothing is sent", async () => {
+  let asked = 0;
+  const server = createServer(() => asked++);
+  server.on("connection", (socket) =>
+    socket.once("data", () =>
+      socket.write("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+    ),
+  );
+  const url = await listen(server);
+  const requests = new Requests(() => ({ url }));
+  const end = (signal: AbortSignal) => requests.send("/", { signal }).then(String, (error: Error) => error.message);
+  expect(await end(forever)).toBe("the connection was closed without an answer");
+  expect(await end(AbortSignal.abort(new Error("no more time")))).toBe("no more time");
+  requests.close();
+  const before = asked;
+  expect(await end(forever)).toBe("no request is sent any more");
+  expect(asked).toBe(before);
+});

@@ -19,6 +19,7 @@ export class Requests {
   readonly #way: () => Endpoint;
   #used = "";
   #connections: Agent | undefined;
+  #closed = false;
 
   constructor(way: () => Endpoint) {
     this.#way = way;
@@ -26,9 +27,10 @@ export class Requests {
 
   /**
    * Resolves with the answer when its headers are there; the caller reads the body, or drops it by `resume()`. Throws when there
-   * is no answer.
+   * is no answer, and after {@link close}.
    */
   async send(path: string, { method = "GET", headers, body, signal }: RequestOptions): Promise<IncomingMessage> {
+    if (this.#closed) throw new Error("no request is sent any more");
     const way = this.#way();
     const url = new URL(`${way.url.replace(/\/+$/, "")}${path}`);
     const length = body === undefined ? {} : { "content-length": body.length };
@@ -40,12 +42,24 @@ export class Requests {
     // Whoever waits or reads sees it too; when nobody does, an answer that breaks off is not the agent's end.
     const ignore = () => {};
     sent.on("error", ignore).end(body);
-    const [answer] = (await once(sent, "response")) as [IncomingMessage];
+    // An answer that is none (`101 Switching Protocols`) is told as neither; and the signal ends the wait whatever is told.
+    const none = new AbortController();
+    sent.on("close", () => none.abort(new Error("the connection was closed without an answer")));
+    sent.on("upgrade", (_, socket) => socket.destroy());
+    const either = AbortSignal.any([signal, none.signal]);
+    const [answer] = (await once(sent, "response", { signal: either }).catch((error: unknown) => {
+      throw either.aborted ? either.reason : error;
+    })) as [IncomingMessage];
     return answer.on("error", ignore);
   }
 
-  /** Lets the connections go. */
+  /** Lets the connections go; there are no further ones. */
   close(): void {
+    this.#closed = true;
+    this.#drop();
+  }
+
+  #drop(): void {
     this.#connections?.destroy();
     this.#connections = undefined;
   }
@@ -53,7 +67,7 @@ export class Requests {
   #by(way: Endpoint): Agent {
     const now = JSON.stringify(way);
     if (this.#connections !== undefined && this.#used === now) return this.#connections;
-    this.close();
+    this.#drop();
     this.#used = now;
     this.#connections = new (class extends Agent {
       override createConnection() {
