@@ -110,3 +110,14 @@ test("an end that came without a link is told with the next one", async () => {
   dispatcher.linked();
   expect(ends()).toEqual([{ ok: true, result: "done" }]);
 });
+
+test("what a runner left under way is told of the task's end", async () => {
+  let told: AbortSignal | undefined;
+  const { dispatcher, ends } = bench(async (_params, { signal }) => {
+    told = signal;
+    return "done";
+  });
+  dispatcher.start(task());
+  await expect.poll(() => ends()).toEqual([{ ok: true, result: "done" }]);
+  expect(told?.aborted).toBe(true);
+});

@@ -97,6 +97,8 @@ export class TaskDispatcher {
       return failure("task_failed", sentence(error));
     } finally {
       clearTimeout(timer);
+      // Whatever a runner left under way ends with it.
+      abort.abort(new TaskError("ended", "The task has ended."));
     }
   }
 

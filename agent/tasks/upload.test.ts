@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
+import { promisify } from "node:util";
 import fc from "fast-check";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { createFakeStore, type FakeStore, type Fault } from "./testing/fake-store.ts";
@@ -93,4 +94,25 @@ test("when time is up the upload ends rather than trying for ever", async () => 
   await expect.poll(() => store.puts.length, { timeout: 10_000 }).toBeGreaterThan(1);
   time.abort();
   expect(await end).toMatchObject({ code: "uplink_cut" });
+});
+
+test("given up, it sends nothing more and holds no connection, also while the control plane can't answer", async () => {
+  store.faults = Array.from({ length: 100 }, () => "500" as const);
+  let asked = 0;
+  store.server.on("request", () => asked++);
+  const connections = () => promisify(store.server.getConnections.bind(store.server))();
+  const stalled = start("/up/2");
+  const failing = start();
+  await failing.write(Buffer.from("x"));
+  await expect.poll(() => asked, { timeout: 10_000 }).toBeGreaterThan(1);
+  failing.abandon();
+  await expect.poll(() => failing.failed.aborted).toBe(true);
+  store.faults = ["stall"];
+  const before = store.puts.length;
+  await stalled.write(Buffer.from("x"));
+  await expect.poll(() => store.puts.length, { timeout: 10_000 }).toBe(before + 1);
+  stalled.abandon();
+  await expect.poll(() => stalled.failed.aborted).toBe(true);
+  await expect.poll(connections).toBe(0);
+  await expect(stalled.write(Buffer.from("x"))).rejects.toThrow("given up");
 });

@@ -28,6 +28,9 @@ export class Upload {
   readonly #options: UploadOptions;
   readonly #requests: Requests;
   readonly #failed = new AbortController();
+  readonly #ended = new AbortController();
+  /** No more time, or no more use. */
+  readonly #signal: AbortSignal;
   #gathering: Buffer[] = [];
   #gathered = 0;
   #flight: Promise<void> | undefined;
@@ -38,6 +41,7 @@ export class Upload {
   constructor(options: UploadOptions) {
     this.#options = options;
     this.#requests = new Requests(() => options.way());
+    this.#signal = AbortSignal.any([options.signal, this.#ended.signal]);
   }
 
   /** Aborted, with the error as its reason, as soon as the upload can't go on. */
@@ -45,8 +49,9 @@ export class Upload {
     return this.#failed.signal;
   }
 
-  /** Takes bytes. Throws TaskError once the upload has failed. */
+  /** Takes bytes. Throws TaskError once the upload has failed or was ended. */
   async write(bytes: Buffer): Promise<void> {
+    this.#ended.signal.throwIfAborted();
     this.#gathering.push(bytes);
     this.#gathered += bytes.length;
     if (this.#gathered < CHUNK_BYTES) {
@@ -65,12 +70,17 @@ export class Upload {
       await this.#flight;
       this.#failed.signal.throwIfAborted();
     }
-    this.#requests.close();
+    this.#end("the upload is complete");
     return this.stored;
   }
 
-  /** Forgets what is gathered; nothing further is sent. */
+  /** Forgets what is gathered and what is on its way; nothing further is sent. */
   abandon(): void {
+    this.#end("the upload was given up");
+  }
+
+  #end(why: string): void {
+    this.#ended.abort(new TaskError("uplink_cut", why));
     this.#requests.close();
     clearTimeout(this.#timer);
     this.#gathering = [];
@@ -139,14 +149,14 @@ export class Upload {
 
   /** Undefined for what may pass: no connection, overload, a conflict of offsets. Throws TaskError for a refusal. */
   async #request(query: string, init: Omit<RequestOptions, "signal">): Promise<IncomingMessage | undefined> {
-    const { path, token, signal } = this.#options;
+    const { path, token } = this.#options;
     this.#assertTime();
     let response: IncomingMessage;
     try {
       response = await this.#requests.send(`${path}${query}`, {
         ...init,
         headers: { ...init.headers, authorization: `Bearer ${token}` },
-        signal: AbortSignal.any([signal, AbortSignal.timeout(ATTEMPT_MS)]),
+        signal: AbortSignal.any([this.#signal, AbortSignal.timeout(ATTEMPT_MS)]),
       });
     } catch {
       this.#assertTime();
@@ -160,12 +170,12 @@ export class Upload {
   }
 
   async #wait(ms: number): Promise<void> {
-    await delay(ms, undefined, { signal: this.#options.signal }).catch(() => {});
+    await delay(ms, undefined, { signal: this.#signal }).catch(() => {});
     this.#assertTime();
   }
 
   #assertTime(): void {
-    if (this.#options.signal.aborted) {
+    if (this.#signal.aborted) {
       throw new TaskError("uplink_cut", `time was up with ${this.stored} bytes stored and more on hand`);
     }
   }
