@@ -53,6 +53,15 @@ test("a download that is cut off again and again goes on where it was, and is wh
   expect(asked.every((from, i) => i === 0 || from > (asked[i - 1] ?? 0))).toBe(true);
 });
 
+test("a connection that breaks after the last byte has brought all of it: no more is asked for", async () => {
+  const { code, asked, bytes } = await fetchFrom((_, response, from) => {
+    // No length told: only the end that never comes would say that it is whole.
+    if (from === 0) response.write(BYTES, () => response.destroy());
+    else response.writeHead(from < BYTES.length ? 206 : 416).end(BYTES.subarray(from));
+  });
+  expect([code, asked.includes(BYTES.length), bytes?.equals(BYTES)]).toEqual(["ok", false, true]);
+});
+
 test("a server that can't resume sends all of it again", async () => {
   const { code, bytes } = await fetchFrom((_, response, __, nth) => {
     response.writeHead(200, { "content-length": BYTES.length });

@@ -59,13 +59,14 @@ async function fill(fd: number, options: FetchOptions): Promise<void> {
     const before = have;
     try {
       have = await once(fd, have, options);
-      if (have === file.size) return;
       why = `the connection ended after ${have} of ${file.size} bytes`;
     } catch (error) {
       if (error instanceof TaskError || (error as NodeJS.ErrnoException).code === "ENOSPC") throw error;
       if (error instanceof Partly) have = error.have;
       why = sentence(error);
     }
+    // However the connection ended: the hash says whether these are the bytes.
+    if (have === file.size) return;
     if (signal.aborted) break;
     if (have > before) left = MOST_TRIES;
     const pause = options.backoffMs ?? Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (MOST_TRIES - left));
