@@ -90,6 +90,18 @@ test("asked twice at once it fetches once; then the bundle and the request lie t
   expect(asked).toHaveLength(1);
 });
 
+test("fetched while there was no link, it is asked of the gate when the control plane asks again, not as of then", async () => {
+  const { agent, ctx, files } = await makeHost();
+  const run = agent("1.0.0");
+  const link = new AbortController();
+  const cut = run(params(), { ...ctx, signal: link.signal }).catch((error) => error);
+  link.abort(new Error("the link is gone"));
+  expect(String(await cut)).toContain("the link is gone");
+  await expect.poll(() => files.request()?.attempt).toBe(attempt(1));
+  expect(await run(params(), { ...ctx, now: () => 1_700_007_000_000 })).toEqual({ state: "staged" });
+  expect(readFileSync(files.path("request"), "utf8")).toContain("\nasked=1700007000\n");
+});
+
 test("a request that the gate left where it was is taken back and told, rather than restarted for at each ask", async () => {
   const { agent, ctx, codeOf, files, restarts, asked } = await makeHost();
   await agent("1.0.0")(params(), ctx);

@@ -7,7 +7,7 @@ import type { Log } from "../log.ts";
 import { formOf } from "../state-schema.ts";
 import { type TaskContext, TaskError, type TaskRunner } from "../tasks/types.ts";
 import { fetchBundle } from "./fetch-bundle.ts";
-import { UpgradeFiles } from "./files.ts";
+import { UpgradeFiles, type UpgradeRequest } from "./files.ts";
 import { judgeUpgrade } from "./judge.ts";
 
 /** Beside the bundle itself, so that a host is not filled to its last block by an upgrade. */
@@ -39,12 +39,16 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
   const { version, log } = deps;
   const files = new UpgradeFiles(deps.stateDir);
   let work: { attempt: string; done: Promise<void> } | undefined;
-  /** The attempt whose request this process wrote. The gate acts on it before the next process starts. */
-  let requested: string | undefined;
+  /** The request that this process wrote. The gate acts on it before the next process starts. */
+  let requested: UpgradeRequest | undefined;
   let restarting = false;
 
-  const staged = (): UpgradeResult => {
-    if (!restarting) setTimeout(deps.restart, RESTART_AFTER_MS);
+  const staged = (now: number, request?: UpgradeRequest): UpgradeResult => {
+    if (!restarting) {
+      // The download may have ended while there was no link: it is asked for now, and old requests are refused.
+      if (request !== undefined) files.writeRequest({ ...request, asked: seconds(now) });
+      setTimeout(deps.restart, RESTART_AFTER_MS);
+    }
     restarting = true;
     return { state: "staged" };
   };
@@ -54,14 +58,14 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
     const trial = files.trial();
     if (trial !== undefined) {
       if (trial.attempt !== attempt) throw new TaskError("busy", `Another upgrade, to ${trial.to}, is on trial here.`);
-      if (trial.to !== version) return staged();
+      if (trial.to !== version) return staged(ctx.now());
       if (!params.commit) return { state: "trial", starts: trial.starts };
       files.commit();
       log.info("this version was confirmed and stays", { version, before: trial.from });
       return { state: "committed" };
     }
     if (files.request()?.attempt === attempt) {
-      if (requested === attempt) return staged();
+      if (requested?.attempt === attempt) return staged(ctx.now(), requested);
       // This process began after the request was written, and so after the gate's turn: another would end no better.
       files.dropRequest();
       throw new TaskError("gate_failed", "The gate did not bring the version into its place. Its journal says why.");
@@ -78,8 +82,8 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
     // The link may go while it fetches: whoever asks next under this attempt waits for the same work.
     work ??= {
       attempt,
-      done: stage(deps, files, params, offer.manifest.version, offer.bundle, ctx).then(() => {
-        requested = attempt;
+      done: stage(deps, files, params, offer.manifest.version, offer.bundle, ctx).then((request) => {
+        requested = request;
       }),
     };
     const { done } = work;
@@ -95,9 +99,11 @@ export function createUpgrader(deps: UpgraderDeps): TaskRunner<UpgradeParams> {
         })
         .catch(() => {});
     }
-    return staged();
+    return staged(ctx.now(), requested);
   };
 }
+
+const seconds = (ms: number) => Math.floor(ms / 1000);
 
 async function stage(
   deps: UpgraderDeps,
@@ -106,7 +112,7 @@ async function stage(
   version: string,
   bundle: ReleaseFile,
   ctx: TaskContext,
-): Promise<void> {
+): Promise<UpgradeRequest> {
   const { opt, log } = deps;
   if (!existsSync(join(opt, "gate")) || !isSameFile(join(opt, "current", AGENT_BUNDLE), deps.bundle))
     throw new TaskError("not_installed", "This agent was not put here by the installer: nothing could bring it back.");
@@ -127,14 +133,11 @@ async function stage(
   });
   rmSync(staged, { force: true });
   renameSync(partial, staged);
-  files.writeRequest({
-    attempt: params.attempt,
-    version,
-    sha256: bundle.sha256,
-    limit: params.trialS,
-    asked: Math.floor(ctx.now() / 1000),
-  });
+  const { attempt, trialS: limit } = params;
+  const request = { attempt, version, sha256: bundle.sha256, limit, asked: seconds(ctx.now()) };
+  files.writeRequest(request);
   log.info("another version of the agent is fetched and checked; it starts now, on trial", { version });
+  return request;
 }
 
 function isSameFile(a: string, b: string): boolean {
