@@ -1,5 +1,7 @@
 import { type SpawnOptions, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
+import { getPriority } from "node:os";
+import { join } from "node:path";
 
 /** A command that could not run, failed, or took too long. Names the command and what it wrote to stderr. */
 export class ExecError extends Error {
@@ -7,13 +9,16 @@ export class ExecError extends Error {
   /** Exit status; null when it was killed or never started. */
   readonly code: number | null;
   readonly stderr: string;
+  /** What it wrote before it failed; empty when it never started. */
+  readonly stdout: string;
 
-  constructor(argv: readonly string[], code: number | null, stderr: string, why: string) {
+  constructor(argv: readonly string[], code: number | null, stderr: string, why: string, stdout = "") {
     super(`${argv.slice(0, 6).join(" ").slice(0, 200)}: ${why}${stderr ? `: ${stderr.trim().slice(0, 400)}` : ""}`);
     this.name = "ExecError";
     this.argv = argv;
     this.code = code;
     this.stderr = stderr;
+    this.stdout = stdout;
   }
 }
 
@@ -42,11 +47,11 @@ export const DATA_PATH_NICE = -10;
 
 /** The only way the agent starts programs: by argv, never through a shell. */
 export interface Exec {
-  /** Runs to the end. Throws {@link ExecError}. */
+  /** Runs to the end; ended before it, so are all that it started. Throws {@link ExecError}. */
   run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
   /**
    * Starts a program in a session of its own that outlives the agent, ahead of other work ({@link DATA_PATH_NICE}). Resolves
-   * with its pid when it has started.
+   * with its pid when it has started. Throws {@link ExecError} when there is no such program.
    * @param env added to its environment
    */
   detach(argv: readonly string[], env?: Record<string, string>): Promise<number>;
@@ -73,14 +78,16 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   const exec: Exec = {
     run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, signal } = {}) {
       return new Promise((resolve, reject) => {
-        const child = start(argv, { stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"] });
+        // A group of its own: what it started holds its output open, and so has to end with it.
+        const stdio: SpawnOptions["stdio"] = [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"];
+        const child = start(argv, { stdio, detached: true });
         const out: Buffer[] = [];
         const err: Buffer[] = [];
         let size = 0;
         let why: string | undefined;
         const give = (reason: string) => {
           why ??= reason;
-          child.kill("SIGKILL");
+          if (child.pid !== undefined) killGroup(child.pid);
         };
         const timer = setTimeout(() => give(`no end after ${timeoutMs} ms`), timeoutMs);
         const abort = () => give("no longer wanted");
@@ -92,8 +99,11 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         };
         child.stdout?.on("data", (chunk: Buffer) => {
           size += chunk.length;
-          if (size > maxBytes) give(`more than ${maxBytes} bytes of output`);
-          else out.push(chunk);
+          if (size <= maxBytes) out.push(chunk);
+          else {
+            out.length = 0;
+            give(`more than ${maxBytes} bytes of output`);
+          }
         });
         child.stderr?.on("data", (chunk: Buffer) => {
           if (err.length < 64) err.push(chunk);
@@ -107,19 +117,21 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         });
         child.on("close", (code) => {
           settle();
-          const stderr = Buffer.concat(err).toString();
-          if (why !== undefined) reject(new ExecError(argv, code, stderr, why));
+          const [stdout, stderr] = [Buffer.concat(out).toString(), Buffer.concat(err).toString()];
+          if (why !== undefined) reject(new ExecError(argv, code, stderr, why, stdout));
           else if (code === null || !okCodes.includes(code))
-            reject(new ExecError(argv, code, stderr, `ended with ${code}`));
-          else resolve({ code, stdout: Buffer.concat(out).toString(), stderr });
+            reject(new ExecError(argv, code, stderr, `ended with ${code}`, stdout));
+          else resolve({ code, stdout, stderr });
         });
       });
     },
 
     detach(argv, more = {}) {
       return new Promise((resolve, reject) => {
-        // `nice` becomes the program, so the pid is its own; where it may not raise the priority it says so and goes on.
-        const ahead = ["nice", "-n", String(DATA_PATH_NICE), ...argv];
+        if (!isThere(argv[0] ?? "", env.PATH)) throw new ExecError(argv, null, "", "could not start (it is not there)");
+        // `nice` becomes the program, so the pid is its own, and with it every thread that it will have; it counts from where
+        // we are ourselves. Where it may not raise the priority it says so and goes on.
+        const ahead = ["nice", "-n", String(DATA_PATH_NICE - getPriority()), ...argv];
         const child = start(ahead, { stdio: "ignore", detached: true, cwd: "/", env: { ...env, ...more } });
         child.on("error", (error) => reject(new ExecError(argv, null, "", `could not start (${error.message})`)));
         child.on("spawn", () => {
@@ -142,4 +154,25 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
     },
   };
   return exec;
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // All of it has ended.
+  }
+}
+
+/** Would a shell with this PATH find the program? */
+function isThere(program: string, path: string): boolean {
+  const places = program.includes("/") ? [program] : path.split(":").map((dir) => join(dir, program));
+  return places.some((file) => {
+    try {
+      accessSync(file, constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
 }

@@ -74,9 +74,16 @@ test("with more targets than a round takes they take turns, and none is left out
   expect(new Set(rounds.flat()).size).toBe(80);
 });
 
-test("each round is told once it is over, none when there is nothing to tell or after a stop; a ping that can't be sent counts as no answer", async () => {
-  const host = probing([relay(1, "10.0.0.1"), relay(2, "10.0.0.2")], {
-    ping: async () => ({ rttsMs: new Map([["10.0.0.1", [3, 1, 2, 2, 2]]]), complaint: "Network is unreachable" }),
+test("each round is told once it is over, none when there is nothing to tell or after a stop; a ping that can't be sent counts as no answer, one that was not tried as nothing", async () => {
+  const host = probing([relay(1, "10.0.0.1"), relay(2, "10.0.0.2"), relay(3, "10.0.0.3")], {
+    // Of the third its round came to no word.
+    ping: async () => ({
+      rttsMs: new Map([
+        ["10.0.0.1", [3, 1, 2, 2, 2]],
+        ["10.0.0.2", []],
+      ]),
+      complaint: "Network is unreachable",
+    }),
   });
   expect(host.told).toEqual([]);
   await host.round();

@@ -64,9 +64,9 @@ export class Prober {
     // No route to it: as good as no answer, and the log says why.
     if (complaint !== "") log.warn("some probes could not be sent", { why: complaint });
     const at = clock.wall();
-    return targets
-      .map((target) => {
-        const replies = (rttsMs.get(target) ?? []).map((rttMs, i) => ({ seq: i + 1, rttMs }));
+    return [...rttsMs]
+      .map(([target, rtts]) => {
+        const replies = rtts.map((rttMs, i) => ({ seq: i + 1, rttMs }));
         const { sent, received, minMs, p50Ms, p99Ms } = pingStatistics(COUNT, replies);
         return { target, at, sent, received, minMs, p50Ms, maxMs: p99Ms };
       })

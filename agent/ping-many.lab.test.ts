@@ -1,7 +1,11 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { type Namespace, NetLab } from "../scripts/lab/netns.ts";
 import { createExec } from "./exec.ts";
 import { pingMany } from "./ping-many.ts";
+import { allPids, argvOf } from "./proc.ts";
 
 let net: NetLab;
 let near: Namespace;
@@ -30,12 +34,49 @@ test("pings that run at once are told apart: who answers has five times, who doe
   expect(complaint).toMatch(/unreachable/i);
 });
 
-test("an agent that stops does not wait for its pings", async () => {
+test("an agent that stops does not wait for its pings, and leaves none behind", async () => {
   const stop = new AbortController();
+  const pings = () => allPids().filter((pid) => argvOf(pid)[0] === "ping" && argvOf(pid).includes("10.0.0.98"));
   const round = ping(
-    Array.from({ length: 32 }, () => "10.0.0.99"),
+    Array.from({ length: 32 }, () => "10.0.0.98"),
     stop.signal,
-  );
-  setTimeout(() => stop.abort(), 50);
-  await expect(round).rejects.toThrow("no longer wanted");
+  ).catch((error: unknown) => error);
+  await expect.poll(() => pings().length, { timeout: 10_000 }).toBe(4);
+  stop.abort();
+  expect(String(await round)).toContain("no longer wanted");
+  // Each would have waited for its answers: an end that waits for them comes when they are gone by themselves.
+  await expect.poll(pings).toEqual([]);
+});
+
+test.each([
+  ["a ping that ends as none should", "exit 255"],
+  ["a ping that is killed", "kill -9 $$"],
+])(
+  "a round cut short by %s keeps what the others said, and who was not reached counts for nothing",
+  async (_name, end) => {
+    // As ping, but for one target.
+    const bin = mkdtempSync(join(tmpdir(), "trunkline-ping-"));
+    onTestFinished(() => rmSync(bin, { recursive: true }));
+    writeFileSync(join(bin, "ping"), `#!/bin/sh\ncase "$*" in *10.0.0.97) ${end} ;; esac\nexec /usr/bin/ping "$@"\n`, {
+      mode: 0o755,
+    });
+    const exec = createExec({ prefix: near.argv(["env", `PATH=${bin}:${process.env.PATH}`]) });
+    const signal = new AbortController().signal;
+    const targets = ["10.0.0.10", "10.0.0.11", "10.0.0.97", "10.0.0.12"];
+    const { rttsMs, complaint } = await pingMany(exec, targets, { count: 5, atOnce: 1, signal });
+    expect([...rttsMs].map(([target, rtts]) => [target, rtts.length])).toEqual([
+      ["10.0.0.10", 5],
+      ["10.0.0.11", 5],
+    ]);
+    expect(complaint).toMatch(/ended with 12[45]/);
+  },
+);
+
+test("without ping at all the round is an error, not thirty-two paths that lost everything", async () => {
+  const bin = mkdtempSync(join(tmpdir(), "trunkline-ping-"));
+  onTestFinished(() => rmSync(bin, { recursive: true }));
+  symlinkSync("/usr/bin/xargs", join(bin, "xargs"));
+  const exec = createExec({ prefix: near.argv(["env", `PATH=${bin}`]) });
+  const signal = new AbortController().signal;
+  await expect(pingMany(exec, ["10.0.0.10"], { count: 1, atOnce: 1, signal })).rejects.toThrow();
 });
