@@ -4,6 +4,7 @@ import type { Id } from "../../shared/ids.ts";
 import type { JobKind, JobPayload } from "../jobs/kinds.ts";
 import type { Db } from "../ports/index.ts";
 import { actorName, type Context, makeId } from "../services/context.ts";
+import { inList } from "./indexed.ts";
 import { recordRevisions, type Touched } from "./revisions.ts";
 import * as t from "./schema/index.ts";
 
@@ -78,7 +79,7 @@ export async function transaction<T>(ctx: Context, fn: (tx: Transaction) => Prom
         if (ids.length === 0) return new Map();
         // Written out: every change makes this statement, and building it took longer than running it.
         const rows = await db.all<{ id: Id<"hst">; rev: number }>(
-          sql`UPDATE hosts SET desired_rev = desired_rev + 1 WHERE id IN ${ids} RETURNING id, desired_rev AS rev`,
+          sql`UPDATE hosts SET desired_rev = desired_rev + 1 WHERE ${inList(t.hosts.id, JSON.stringify(ids))} RETURNING id, desired_rev AS rev`,
         );
         for (const { id, rev } of rows) {
           const changes = touched.get(id)?.changes ?? [];

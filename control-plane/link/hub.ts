@@ -11,6 +11,8 @@ import { TaskAsks } from "./task-asks.ts";
 import { TaskCarrier } from "./task-carrier.ts";
 
 const SWEPT_AT_ONCE = 500;
+/** Others drop a message with more than 10,000 hosts as none of ours. */
+const TOLD_AT_ONCE = 5_000;
 const REVISIONS = prepared((db) =>
   db
     .select({ id: t.hosts.id, rev: t.hosts.desiredRev })
@@ -119,7 +121,12 @@ export class LinkHub implements Fleet {
   wake(hostIds: readonly Id<"hst">[]): void {
     this.#links.changed(hostIds);
     const elsewhere = hostIds.filter((id) => this.#links.of(id) === undefined);
-    if (elsewhere.length > 0) this.#bus.publish({ t: "wake", hostIds: elsewhere });
+    this.#tell("wake", elsewhere);
+  }
+
+  #tell(t: "wake" | "tasks", hostIds: readonly Id<"hst">[]): void {
+    for (let i = 0; i < hostIds.length; i += TOLD_AT_ONCE)
+      this.#bus.publish({ t, hostIds: hostIds.slice(i, i + TOLD_AT_ONCE) });
   }
 
   #hear(message: BusMessage): void {
@@ -141,7 +148,7 @@ export class LinkHub implements Fleet {
   wakeTasks(hostIds: readonly Id<"hst">[]): void {
     this.#carry(hostIds);
     const elsewhere = hostIds.filter((id) => this.#links.of(id) === undefined);
-    if (elsewhere.length > 0) this.#bus.publish({ t: "tasks", hostIds: elsewhere });
+    this.#tell("tasks", elsewhere);
   }
 
   #carry(hostIds: readonly Id<"hst">[]): void {

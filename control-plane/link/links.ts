@@ -143,7 +143,7 @@ export class Links {
     for (const [, link] of seen) link.seen = false;
     await touchSeen(
       this.#ctx,
-      seen.map(([hostId]) => hostId),
+      seen.flatMap(([id, { hello }]) => (hello === undefined ? [] : [{ id, epoch: hello.epoch }])),
     );
   }
 

@@ -1,4 +1,4 @@
-import { and, count, eq, gt, isNull, ne } from "drizzle-orm";
+import { and, count, eq, gt, isNull, ne, sql } from "drizzle-orm";
 import { alias } from "drizzle-orm/sqlite-core";
 import { AppError } from "../../../shared/errors.ts";
 import type { Id } from "../../../shared/ids.ts";
@@ -36,11 +36,16 @@ export async function chooseSlot(
   const active = await activeCounts(tx, pairs);
   const load = (pair: Pair) => (active.get(pair.forwardHostId) ?? 0) / pair.maxLoad;
   const byLoad = pairs.sort((a, b) => load(a) - load(b) || (a.id < b.id ? -1 : 1));
+  const boarded = await boardedCounts(tx, pairs);
   const restingSince = now - ctx.ports.settings.portQuarantineMs;
+  const taken = new Map<Id<"hst">, Set<number>>();
   for (const pair of byLoad) {
-    if (pair.forwardCapacity !== null && (active.get(pair.forwardHostId) ?? 0) >= pair.forwardCapacity) continue;
-    if (await isFull(tx, pair)) continue;
-    const port = nextFreePort(pair, await takenPorts(tx, pair.forwardHostId, restingSince, line.id));
+    const { forwardHostId, boardingHostId } = pair;
+    if (pair.forwardCapacity !== null && (active.get(forwardHostId) ?? 0) >= pair.forwardCapacity) continue;
+    if (pair.boardingCapacity !== null && (boarded.get(boardingHostId) ?? 0) >= pair.boardingCapacity) continue;
+    const ports = taken.get(forwardHostId) ?? (await takenPorts(tx, forwardHostId, restingSince, line.id));
+    taken.set(forwardHostId, ports);
+    const port = nextFreePort(pair, ports);
     if (port !== undefined) return { pair, port };
   }
   throw new AppError("lines_busy");
@@ -74,15 +79,20 @@ function pairsOnline(tx: Transaction, regionId: string, now: number): Promise<Ca
     );
 }
 
-/** Does the pair's boarding host have as many connections as it may? */
-async function isFull(tx: Transaction, { boardingHostId, boardingCapacity }: Candidate): Promise<boolean> {
-  if (boardingCapacity === null) return false;
-  const [row] = await tx.db
-    .select({ n: count() })
-    .from(t.connections)
-    .innerJoin(t.pairs, eq(t.pairs.id, t.connections.pairId))
-    .where(and(eq(t.pairs.boardingHostId, boardingHostId), activeConnection));
-  return (row?.n ?? 0) >= boardingCapacity;
+/** How many connections run through each of the boarding hosts that have a limit. */
+async function boardedCounts(tx: Transaction, pairs: readonly Candidate[]): Promise<Map<Id<"hst">, number>> {
+  const limited = pairs.filter((pair) => pair.boardingCapacity !== null).map((pair) => pair.boardingHostId);
+  if (limited.length === 0) return new Map();
+  const ids = JSON.stringify([...new Set(limited)]);
+  // By the pair's forward host, though the pair would name the connection: active ones are indexed by that. A pair that was
+  // taken apart still carries what was opened through it.
+  const rows = await tx.db.all<{ host: Id<"hst">; n: number }>(sql`
+    SELECT pairs.boarding_host_id AS host, count(*) AS n
+    FROM pairs CROSS JOIN connections INDEXED BY connections_port
+      ON connections.forward_host_id = pairs.forward_host_id AND connections.pair_id = pairs.id
+    WHERE ${inList(t.pairs.boardingHostId, ids)} AND ${activeConnection}
+    GROUP BY pairs.boarding_host_id`);
+  return new Map(rows.map(({ host, n }) => [host, n]));
 }
 
 /** How many connections run on each pair's forward host. */
@@ -105,11 +115,16 @@ async function takenPorts(
 ): Promise<Set<number>> {
   const port = { port: t.connections.port };
   const here = eq(t.connections.forwardHostId, forwardHostId);
-  const used = await tx.db.select(port).from(t.connections).where(and(here, activeConnection));
-  const resting = await tx.db
+  const rows = await tx.db
     .select(port)
     .from(t.connections)
-    // A port rests from other customers' late packets; the line that had it may have it again at once.
-    .where(and(here, gt(t.connections.closedAt, restingSince), ne(t.connections.lineId, lineId)));
-  return new Set([...used, ...resting].map((row) => row.port));
+    .where(and(here, activeConnection))
+    .unionAll(
+      tx.db
+        .select(port)
+        .from(t.connections)
+        // A port rests from other customers' late packets; the line that had it may have it again at once.
+        .where(and(here, gt(t.connections.closedAt, restingSince), ne(t.connections.lineId, lineId))),
+    );
+  return new Set(rows.map((row) => row.port));
 }

@@ -5,12 +5,13 @@ import type { HelloFrame } from "../../../shared/protocol/frames.ts";
 import { UNDERSTANDS } from "../../../shared/protocol/versions.ts";
 import { FileConnection } from "../../adapters/database/file-connection.ts";
 import * as t from "../../db/schema/index.ts";
+import { transaction } from "../../db/transaction.ts";
 import { loadStates } from "../../link/identify.ts";
 import { type Harness, makeHarness } from "../../testing/harness.ts";
 import { enrolHosts, key32, networkWithLines, stockCatalogue, systemOf } from "../../testing/world.ts";
 import { openConnection } from "../connections/open.ts";
 import { joinHosts } from "./join.ts";
-import { acknowledge } from "./report.ts";
+import { acknowledge, touchSeen } from "./report.ts";
 
 let h: Harness;
 let ids: Id<"hst">[];
@@ -97,6 +98,25 @@ test("text of a host that no encoding holds harms neither the batch nor whoever 
   const ack = { hostId: host(0), epoch: 1, rev: 1, sha256: SHA, results };
   expect(await acknowledge(systemOf(h), [ack, { ...ack, hostId: host(1), results: [] }])).toEqual([true, true]);
   expect((await rowOf(0)).appliedResults).toEqual(results);
+});
+
+test("a session that was superseded and still talks does not make its host look alive", async () => {
+  await joinHosts(systemOf(h), [hello(0, 2), hello(1, 2)]);
+  const joinedAt = h.clock.now();
+  h.clock.advance(60_000);
+  await touchSeen(systemOf(h), [
+    { id: host(0), epoch: 1 },
+    { id: host(1), epoch: 2 },
+  ]);
+  expect((await rowOf(0)).lastSeenAt).toBe(joinedAt);
+  expect((await rowOf(1)).lastSeenAt).toBe(h.clock.now());
+});
+
+test("one change raises the revision of as many hosts as depend on it, however many", async () => {
+  const before = (await rowOf(0)).desiredRev;
+  const others = Array.from({ length: 40_000 }, (_, i) => `hst_${String(i).padStart(26, "0")}` as Id<"hst">);
+  const revs = await transaction(systemOf(h), (tx) => tx.touchHosts([...others, host(0)], "a test"));
+  expect([...revs]).toEqual([[host(0), before + 1]]);
 });
 
 test("of acks that are taken together each counts by its session's epoch, and settles its host's revisions up to its own", async () => {

@@ -1,4 +1,4 @@
-import { sql } from "drizzle-orm";
+import { ne, sql } from "drizzle-orm";
 import { expect, test, vi } from "vitest";
 import type { Id } from "../../../shared/ids.ts";
 import { FileConnection } from "../../adapters/database/file-connection.ts";
@@ -21,6 +21,7 @@ test("what hosts and connections do all day reads no table from end to end: its 
   const [lineId] = await buyLines(h, customer);
   if (lineId === undefined) throw new Error("no line");
   await hostsUp(h);
+  await h.ports.db.write((tx) => tx.update(t.hosts).set({ capacity: 1000 }).where(ne(t.hosts.role, "exit")));
   const ctx = systemOf(h);
   const hosts = await h.ports.db.read.select().from(t.hosts);
 
@@ -42,7 +43,7 @@ test("what hosts and connections do all day reads no table from end to end: its 
   }
   await touchSeen(
     ctx,
-    hosts.map((host) => host.id),
+    hosts.map((host) => ({ id: host.id, epoch: host.epoch + 1 })),
   );
   await closeConnection(customer.ctx, id as Id<"con">, 0);
   await runDueJobs(h.ports, 8);

@@ -1,4 +1,4 @@
-import { and, eq, inArray, sql } from "drizzle-orm";
+import { and, eq, sql } from "drizzle-orm";
 import type { Id } from "../../../shared/ids.ts";
 import { HOST_EVENT_KINDS, type HostEvent, type Observation } from "../../../shared/protocol/frames.ts";
 import { inList, keptLine } from "../../db/indexed.ts";
@@ -110,7 +110,7 @@ async function resumeProvisioning(tx: Transaction, hostIds: readonly Id<"hst">[]
   await tx.db
     .update(t.jobs)
     .set({ runAt: now })
-    .where(and(inArray(t.jobs.dedupeKey, keys), eq(t.jobs.state, "waiting")));
+    .where(and(inList(t.jobs.dedupeKey, JSON.stringify(keys)), eq(t.jobs.state, "waiting")));
   tx.ringAt(now);
 }
 
@@ -154,13 +154,15 @@ function named({ kind, detail }: HostEvent): { kind: string; detail: string } {
   return known ? { kind, detail } : { kind: "other", detail: `${kind}: ${detail}` };
 }
 
-/** Signs of life of many hosts, a few hundred a transaction: other writes come in between. */
-export async function touchSeen(ctx: Context, hostIds: readonly Id<"hst">[]): Promise<void> {
-  const lastSeenAt = ctx.ports.clock.now();
-  for (let i = 0; i < hostIds.length; i += 250) {
-    const ids = JSON.stringify(hostIds.slice(i, i + 250));
+/** Signs of life of many hosts by their sessions, a few hundred a transaction: other writes come in between. */
+export async function touchSeen(ctx: Context, seen: readonly { id: Id<"hst">; epoch: number }[]): Promise<void> {
+  const now = ctx.ports.clock.now();
+  for (let i = 0; i < seen.length; i += 250) {
+    const rows = rowsOf(["id", "epoch"], seen.slice(i, i + 250));
     await transaction(ctx, async (tx) => {
-      await tx.db.update(t.hosts).set({ lastSeenAt }).where(inList(t.hosts.id, ids));
+      await tx.db.all(sql`
+        UPDATE hosts SET last_seen_at = ${now} FROM ${rows} AS seen
+        WHERE hosts.id = seen.id AND hosts.epoch = seen.epoch`);
     });
   }
 }
