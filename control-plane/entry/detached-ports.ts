@@ -5,10 +5,14 @@ import { detachedFleet } from "../adapters/fleet/detached.ts";
 import { noMetrics } from "../adapters/metrics/none.ts";
 import { scryptPasswords } from "../adapters/passwords/scrypt.ts";
 import { noReleases } from "../adapters/releases/none.ts";
-import type { Clock, Log, Ports, Random, Settings, Signer } from "../ports/index.ts";
+import type { Clock, Delay, Log, Ports, Random, Settings, Signer } from "../ports/index.ts";
 
 /** Clock and randomness by web standards, which Node and Workers both have. */
 export const webClock: Clock = { now: () => Date.now() };
+const webDelay: Delay = (ms, fn) => {
+  const timer = setTimeout(fn, ms);
+  return () => clearTimeout(timer);
+};
 export const webRandom: Random = { bytes: (n) => crypto.getRandomValues(new Uint8Array(n)) };
 
 /**
@@ -28,6 +32,7 @@ export function detachedPorts(given: {
   return {
     db,
     clock: webClock,
+    delay: webDelay,
     random: webRandom,
     log,
     metrics: noMetrics(),

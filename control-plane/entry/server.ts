@@ -64,6 +64,7 @@ export async function startServer(env: Environment, log: Log, parts: Parts): Pro
   const ports: Ports = {
     db,
     clock,
+    delay,
     random,
     log,
     metrics: prometheusMetrics(),

@@ -145,7 +145,7 @@ test("a job that takes its process with it each time is a dead letter after five
   expect((await theJob(h)).state).toBe("done");
 });
 
-test("a job that ends its process takes its batch along once: then each runs alone, and the others are done", async () => {
+test("a job that ends its process takes its batch along twice: then each runs alone, and the others are done", async () => {
   const h = await makeHarness();
   const never = new Promise<"done">(() => undefined);
   const killer = "ord_7zzzzzzzzzzzzzzzzzzzzzzzzz" as const;
@@ -183,6 +183,103 @@ test("a job that ends its process takes its batch along once: then each runs alo
   } finally {
     spy.mockRestore();
   }
+});
+
+test("jobs whose worker was ended come back side by side, and alone only when that happens a second time", async () => {
+  const h = await makeHarness();
+  const never = new Promise<"done">(() => undefined);
+  let running = 0;
+  let most = 0;
+  let lost = true;
+  using handled = handle(async () => {
+    most = Math.max(most, ++running);
+    await (lost ? never : new Promise((resolve) => setImmediate(resolve)));
+    running--;
+    return "done";
+  });
+  for (let i = 0; i < 8; i++) await addJob(h, `test/${i}`);
+  for (let life = 1; life <= 2; life++) {
+    running = most = 0;
+    void runDueJobs(h.ports, 8);
+    await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(8 * life));
+    h.clock.advance(LEASE_MS);
+    expect(most).toBe(8);
+  }
+  running = most = 0;
+  lost = false;
+  expect(await h.runJobs()).toBe(8);
+  expect(most).toBe(1);
+  expect((await h.ports.db.read.select().from(t.jobs)).map((job) => job.state)).toEqual(Array(8).fill("done"));
+});
+
+/** Timers that a test turns with the harness's clock. */
+function turnTimers(h: Harness) {
+  const timers = new Map<() => void, number>();
+  h.ports.delay = (ms, fn) => {
+    const fire = () => fn();
+    timers.set(fire, h.clock.now() + ms);
+    return () => timers.delete(fire);
+  };
+  return {
+    timers,
+    async turn(ms: number) {
+      for (const end = h.clock.now() + ms; h.clock.now() < end; ) {
+        h.clock.advance(Math.min(5000, end - h.clock.now()));
+        for (const [fire, at] of timers) {
+          if (at > h.clock.now()) continue;
+          timers.delete(fire);
+          fire();
+        }
+        // What was begun is written before the clock goes on.
+        for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+        await h.ports.db.write(async () => {});
+      }
+    },
+  };
+}
+
+test("a job that runs for minutes stays with its worker, whose lease goes on; ended, it leaves no timer behind", async () => {
+  const h = await makeHarness();
+  const { timers, turn } = turnTimers(h);
+  const slow = Promise.withResolvers<"done">();
+  using handled = handle(() => slow.promise);
+  await addJob(h);
+  const first = runDueJobs(h.ports, 8);
+  await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(1));
+  for (let i = 0; i < 5; i++) {
+    await turn(LEASE_MS);
+    expect(await runDueJobs(h.ports, 8)).toBe(0);
+  }
+  expect(await theJob(h)).toMatchObject({ state: "running", losses: 0 });
+  slow.resolve("done");
+  await first;
+  expect(await theJob(h)).toMatchObject({ state: "done", losses: 0 });
+  expect(handled.spy).toHaveBeenCalledTimes(1);
+  expect(timers.size).toBe(0);
+});
+
+test("a worker does not renew a lease that another has taken, nor one of a job that hangs for an hour", async () => {
+  const h = await makeHarness();
+  const { timers, turn } = turnTimers(h);
+  using handled = handle(() => new Promise(() => undefined));
+  await addJob(h);
+  void runDueJobs(h.ports, 8);
+  await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(1));
+  const taken = h.clock.now() + 1_000_000;
+  await execute(h.ports, sql`UPDATE jobs SET lease_token = 'another', lease_until = ${taken}`);
+  await turn(LEASE_MS);
+  expect((await theJob(h)).leaseUntil).toBe(taken);
+  expect(timers.size).toBe(0);
+
+  h.clock.advance(1_000_000);
+  void runDueJobs(h.ports, 8);
+  await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(2));
+  await turn(3_500_000);
+  expect(await runDueJobs(h.ports, 8)).toBe(0);
+  await turn(200_000);
+  expect(timers.size).toBe(0);
+  void runDueJobs(h.ports, 8);
+  await vi.waitFor(() => expect(handled.spy).toHaveBeenCalledTimes(3));
 });
 
 test("the sweep is never given up: when it has ended five processes it is left alone for an hour, and then runs again", async () => {

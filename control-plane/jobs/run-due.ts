@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray, lte, min, type SQL, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, lte, min, type SQL, sql } from "drizzle-orm";
 import * as t from "../db/schema/index.ts";
 import type { Ports } from "../ports/index.ts";
 import { makeId, systemContext } from "../services/context.ts";
@@ -6,6 +6,10 @@ import { FOR_EVER, HANDLERS, type JobOutcome } from "./handlers.ts";
 import { JOB_PAYLOADS, type JobKind } from "./kinds.ts";
 
 const LEASE_MS = 60_000;
+/** How often a worker that still runs a job says so: twice may fail before the lease ends. */
+const RENEW_MS = 20_000;
+/** A job that runs longer than this hangs: its lease is let go, and another worker has a try. */
+const LONGEST_MS = 3_600_000;
 /** A deploy or a crash for another reason costs a lease too: only a job that takes its process with it comes to this. */
 const MOST_LOSSES = 5;
 /** How long a job that is never given up is left alone when it came to that. */
@@ -18,17 +22,23 @@ const RUNNING = sql`${t.jobs.state} = 'running'`;
 type Job = typeof t.jobs.$inferSelect;
 
 /**
- * Takes due jobs and runs them side by side, then one whose worker's lease ran out, alone: it may be what ended that worker, and
- * must take no others with it again. Answers how many it took; call it again while that is more than zero. At least once: a
- * job whose worker dies is taken by another when its lease ends.
+ * Takes due jobs and runs them side by side, then those whose worker's lease ran out: the first time side by side too, since most
+ * workers end for reasons of their own, and from the second time on one alone, since it may be what ended them and must take no
+ * others with it again. Answers how many it took; call it again while that is more than zero. At least once: a job whose worker
+ * dies is taken by another when its lease ends. A worker that lives keeps its leases.
  */
 export async function runDueJobs(ports: Ports, limit: number): Promise<number> {
   const now = () => ports.clock.now();
-  const due = await take(ports, and(WAITING, lte(t.jobs.runAt, now())), limit);
-  await Promise.all(due.map((job) => runJob(ports, job)));
-  const lost = await take(ports, and(RUNNING, lte(t.jobs.leaseUntil, now())), 1);
-  for (const job of lost) await runJob(ports, job);
-  return due.length + lost.length;
+  const run = async (due: SQL | undefined, width: number) => {
+    const jobs = await take(ports, due, width);
+    await Promise.all(jobs.map((job) => runJob(ports, job)));
+    return jobs.length;
+  };
+  const due = await run(and(WAITING, lte(t.jobs.runAt, now())), limit);
+  const lost = () => and(RUNNING, lte(t.jobs.leaseUntil, now()));
+  const once = await run(and(lost(), eq(t.jobs.losses, 0)), limit);
+  const again = await run(and(lost(), gt(t.jobs.losses, 0)), 1);
+  return due + once + again;
 }
 
 /** When the next job is due, or undefined when none waits. */
@@ -75,6 +85,7 @@ async function runJob(ports: Ports, job: Job): Promise<void> {
   const kind = job.kind as JobKind;
   const startedAt = ports.clock.now();
   if (job.losses >= MOST_LOSSES) return giveUp(ports, job);
+  const letGo = keepLease(ports, job, startedAt + LONGEST_MS);
   try {
     const handler = HANDLERS[kind];
     if (handler === undefined) throw new Error(`no handler for jobs of kind ${job.kind}`);
@@ -85,8 +96,47 @@ async function runJob(ports: Ports, job: Job): Promise<void> {
     ports.metrics.count("jobs_run", { kind, outcome: outcome === "done" ? "done" : "again" });
   } catch (error) {
     await fail(ports, job, error, HANDLERS[kind]?.maxAttempts ?? 1);
+  } finally {
+    await letGo();
   }
   ports.metrics.time("job_ms", ports.clock.now() - startedAt, { kind });
+}
+
+/**
+ * Renews a job's lease until that instant, for as long as it is this worker's. Answers how to stop, which waits for a renewal
+ * that is under way.
+ */
+function keepLease(ports: Ports, job: Job, until: number): () => Promise<void> {
+  let stopped = false;
+  let callOff = () => {};
+  let renewal = Promise.resolve();
+  const arm = () => {
+    callOff = ports.delay(RENEW_MS, () => {
+      renewal = renew();
+    });
+  };
+  const renew = async () => {
+    const now = ports.clock.now();
+    if (now >= until) return;
+    try {
+      const { rowsAffected } = await ports.db.write((tx) =>
+        tx
+          .update(t.jobs)
+          .set({ leaseUntil: now + LEASE_MS })
+          .where(held(job)),
+      );
+      if (rowsAffected === 0) return;
+    } catch (error) {
+      ports.log.warn("could not renew a job's lease", { job: job.id, kind: job.kind, error });
+    }
+    if (!stopped) arm();
+  };
+  arm();
+  return () => {
+    stopped = true;
+    callOff();
+    return renewal;
+  };
 }
 
 /** Nobody came back from it so often that it is the job that ends them: it is not run again, or where it must be, much later. */

@@ -3,12 +3,11 @@ import type { Id } from "../../shared/ids.ts";
 import { inList } from "../db/indexed.ts";
 import { prepared } from "../db/prepared.ts";
 import * as t from "../db/schema/index.ts";
-import type { Database, RevisionTarget } from "../ports/index.ts";
+import type { Database, Delay, RevisionTarget } from "../ports/index.ts";
 
 type Waiting = { targets: readonly RevisionTarget[]; done: boolean[]; finish(): void };
 
-/** Runs `fn` after so many ms, with 0 once what the event loop has before it now is dealt with; answers how to call it off. */
-export type Delay = (ms: number, fn: () => void) => () => void;
+export type { Delay };
 
 /** How often a waiting request looks into the database: another process may hold the host's link, and its hint be lost. */
 const LOOK_EVERY_MS = 500;

@@ -29,6 +29,9 @@ export interface Clock {
   now(): number;
 }
 
+/** Runs `fn` after so many ms, with 0 once what the event loop has before it now is dealt with; answers how to call it off. */
+export type Delay = (ms: number, fn: () => void) => () => void;
+
 export interface Random {
   bytes(n: number): Uint8Array<ArrayBuffer>;
 }
@@ -209,6 +212,7 @@ export interface Settings {
 export interface Ports {
   db: Database;
   clock: Clock;
+  delay: Delay;
   random: Random;
   log: Log;
   metrics: Metrics;

@@ -135,6 +135,8 @@ export async function openHarness(options: HarnessOptions = {}): Promise<Harness
   const ports: Ports = {
     db,
     clock,
+    // Nothing passes by itself here: a test that wants what comes later turns timers of its own.
+    delay: () => () => {},
     random,
     log: {
       info() {},

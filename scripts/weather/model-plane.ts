@@ -78,6 +78,7 @@ export class ModelPlane {
       ...this.#base,
       db: { ...boundTo(db), write: this.#slowWrites(db, process) },
       clock: { now: wall },
+      delay,
       fleet: process.hub,
       log: { info() {}, warn() {}, error: note },
       jobBell: {
