@@ -22,6 +22,8 @@ export interface PassContext {
   ledger: Ledger;
   /** Every driver has looked. What they found and could not be settled is out of the ledger, so the next pass has it again. */
   lookedAtAll?(): void;
+  /** Called after each look and each change: the pass is getting on. */
+  turned(): void;
   /** True when this pass is no longer wanted; asked before a driver looks, and before something is done about it. */
   superseded(before: "looking" | "change"): boolean;
 }
@@ -91,6 +93,7 @@ async function make(
       failedKeys.add(key);
       fail(outcome, context, key, step, sentence(error));
     }
+    context.turned();
   }
   const left = new Map<string, Planned>();
   for (const [driver, concern] of touched) {
@@ -161,6 +164,8 @@ async function planOne(
       outcome.failed.push({ step: null, what: `look at ${driver.name}`, error: why });
     context.retries.failed(driver.name, why, context.mono);
     return [];
+  } finally {
+    context.turned();
   }
   context.retries.succeeded(driver.name);
   refuse(outcome, plan.refused);

@@ -131,6 +131,23 @@ test("a failed item is named, does not stop the others, and is tried again ever 
   await bench.end();
 });
 
+test("a pass of many slow failures is not taken for a loop that stands still, and is reported at its end", async () => {
+  const bench = new Bench();
+  const ports = Array.from({ length: 40 }, (_, i) => 10 + i);
+  const still: number[] = [];
+  for (const port of ports) bench.kernel.broken.add(port);
+  bench.kernel.onTry = () => {
+    still.push(bench.clock.mono() - bench.reconciler.aliveAt);
+    bench.clock.skip(10_000);
+  };
+  bench.want(1, ports);
+  await bench.pass(100);
+  expect(still.length).toBeGreaterThanOrEqual(40);
+  expect(Math.max(...still)).toBeLessThanOrEqual(10_000);
+  expect(bench.reports[0]?.results.filter(({ ok }) => !ok)).toHaveLength(40);
+  await bench.end();
+});
+
 test("what should be gone and can't be removed is named in the report, so that nobody takes it for gone", async () => {
   const bench = new Bench();
   bench.want(1, [1, 2]);

@@ -71,7 +71,7 @@ export class Reconciler {
   /** UTC ms the last pass planned for. */
   #lookedAt = 0;
   #stopped = false;
-  /** Monotonic ms when a pass last ended or the loop last slept, for the watchdog. */
+  /** Monotonic ms when a step of a pass last ended or the loop last slept, for the watchdog. */
   aliveAt: number;
   lastReport: Report | undefined;
 
@@ -149,6 +149,9 @@ export class Reconciler {
       retries: this.#retries,
       look: starved || (late >= 0 && target === this.#passed) ? "all" : "changed",
       ledger: this.#ledger,
+      turned: () => {
+        this.aliveAt = clock.mono();
+      },
       superseded: (before) => newer() && !(starved && before === "looking"),
       lookedAtAll: () => {
         this.#lookAllAt = mono + DRIFT_MS;

@@ -6,7 +6,14 @@ import { RetryBook } from "../../retry-book.ts";
 /** One reconcile pass with real drivers, without the loop around it. */
 export async function pass(drivers: AnyDriver[], items: StateItem[], wall = Date.now()): Promise<PassOutcome> {
   const kept = { retries: new RetryBook(), ledger: new Map() };
-  const outcome = await runPass(drivers, items, { ...kept, wall, mono: 0, look: "all", superseded: () => false });
+  const outcome = await runPass(drivers, items, {
+    ...kept,
+    wall,
+    mono: 0,
+    look: "all",
+    turned: () => {},
+    superseded: () => false,
+  });
   if (outcome === "superseded") throw new Error("a pass nobody superseded");
   return outcome;
 }
