@@ -169,6 +169,14 @@ test.each<[string, (host: ReturnType<typeof makeHost>) => void, RegExp]>([
   ["one of a clock that was set since", (host) => host.request(NEW, { asked: now() + 86_400 }), /too long ago/],
   ["one whose time is no number", (host) => host.request(NEW, { asked: Number.NaN }), /too long ago/],
   [
+    "one that comes while the installer brings a version",
+    (host) => {
+      host.request();
+      writeFileSync(join(host.opt, "installing"), "");
+    },
+    /the installer/,
+  ],
+  [
     "a disk that takes no version",
     (host) => {
       host.request();

@@ -64,6 +64,7 @@ begin() {
   starts=1
   is_version "$to" && is_version "$from" && is_number "$limit" || refuse "the request can't be read"
   [ "$to" != "$from" ] || refuse "$to is in use already"
+  ! is_installing || refuse "the installer is bringing a version"
   is_fresh "$asked" || refuse "it was asked for too long ago"
   new=$OPT/versions/$to.new
   rm -rf "$new" || refuse "what was left of $to could not be removed"
@@ -206,10 +207,13 @@ deadline() {
   systemctl kill --kill-who=main --signal=SIGKILL "$UNIT"
 }
 
-# Nothing is on trial: only the version in use and the one before stay. Not while the installer brings another (an hour at
-# most, should it have been cut off), and never all of them.
+# The installer is at work here: for an hour at most, should it have been cut off.
+is_installing() { [ -n "$(find "$OPT/installing" -mmin -60 2>/dev/null)" ]; }
+
+# Nothing is on trial: only the version in use and the one before stay. Not while the installer brings another, and never all
+# of them.
 tidy() {
-  [ -f "$OPT/current/agent.mjs" ] && [ -z "$(find "$OPT/installing" -mmin -60 2>/dev/null)" ] || return 0
+  [ -f "$OPT/current/agent.mjs" ] && ! is_installing || return 0
   rm -rf "$UP/before" "$UP/before.new" "$UP/staged.mjs" "$UP"/*.new
   for old in "$OPT"/versions/*; do
     name=${old##*/}

@@ -1,6 +1,8 @@
-import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { appendFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { UpgradeFiles } from "../../agent/upgrade/files.ts";
 import { buildAgent } from "../build-agent.ts";
 import type { Api } from "../lab/api.ts";
 import { Container } from "../lab/container.ts";
@@ -115,7 +117,14 @@ check("run again it repairs what is broken, and touches nothing when nothing is"
   appendFileSync(machine.path("/opt/trunkline/versions/0.1.0/agent.mjs"), "throw new Error('damaged')\n");
   await machine.exec(["rm", `/etc/systemd/system/${UNIT}`, "/opt/trunkline/current"]);
   await machine.exec(["systemctl", "daemon-reload"]);
+  // An upgrade that was fetched and not begun: who installs by hand wants this version.
+  const files = new UpgradeFiles(machine.path("/var/lib/trunkline"));
+  const [content, asked] = ["another agent", Math.floor(Date.now() / 1000)];
+  const named = createHash("sha256").update(content).digest("hex");
+  files.writeRequest({ attempt: "tsk_1", version: "0.2.0", sha256: named, limit: 60, asked });
+  writeFileSync(files.path("staged.mjs"), content);
   expect((await install()).code).toBe(0);
+  expect(readdirSync(files.dir)).toEqual([]);
   expect(await sha256(BUNDLE)).toBe(right);
   expect(await machine.show(UNIT, "ActiveState")).toBe("active");
   expect(await machine.show(UNIT, "MainPID")).not.toBe(pid);

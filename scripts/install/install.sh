@@ -21,7 +21,8 @@ RELEASE_KEYS='@RELEASE_KEYS@'
 
 OPT=/opt/trunkline
 STATE=/var/lib/trunkline
-TRIAL=$STATE/upgrade/trial
+UP=$STATE/upgrade
+TRIAL=$UP/trial
 CONFIG=/etc/trunkline/agent.json
 KEYS=/etc/trunkline/release.pub
 UNITS=/etc/systemd/system
@@ -167,7 +168,7 @@ fetch_release() {
   changed=''
   say "agent $VERSION from $URL"
   mkdir -p "$OPT/versions/$VERSION"
-  # Until it is in use: the gate leaves all versions alone meanwhile, however often the agent starts.
+  # Until it is in use: the gate leaves all versions alone meanwhile, and begins no trial, however often the agent starts.
   : >"$OPT/installing"
   fetch "$RUNTIME" 755 "$OPT/node"
   "$OPT/node" --version >/dev/null 2>&1 || die "Node does not run on this machine ($OPT/node --version fails)"
@@ -182,6 +183,8 @@ fetch_release() {
     mv -fT "$OPT/current.new" "$OPT/current"
     sync "$OPT"
   fi
+  # What an upgrade asked of the version before would take this one away again.
+  rm -f "$UP/request" "$UP/staged.mjs"
   rm -f "$OPT/installing"
 }
 
