@@ -153,7 +153,8 @@ test("a relay and the processes of its flows go ahead of whatever else the host 
   await settle([driver], [relay(40_000)]);
   await flow(40_000).next();
   const pids = [pidOf(40_000), ...childrenOf(pidOf(40_000))];
-  expect(pids.map((pid) => getPriority(pid))).toEqual([DATA_PATH_NICE, DATA_PATH_NICE]);
+  expect(pids.length).toBeGreaterThan(1);
+  expect(pids.map((pid) => getPriority(pid))).toEqual(pids.map(() => DATA_PATH_NICE));
 });
 
 test("one port has so many flows at most, and the others wait without disturbing those there are", async () => {
