@@ -2,6 +2,7 @@ import { type SpawnOptions, spawn } from "node:child_process";
 import { accessSync, constants, readFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
+import { lineSplitter } from "./tasks/lines.ts";
 
 /** A command that could not run, failed, or took too long. Names the command and what it wrote to stderr. */
 export class ExecError extends Error {
@@ -29,6 +30,8 @@ export interface RunOptions {
   okCodes?: readonly number[];
   /** Most bytes of output kept; more is an error, so that a huge table can't eat the host's memory. */
   maxBytes?: number;
+  /** Told of each whole line of output as it comes; nothing is kept then, and `stdout` is empty. */
+  onLine?: (line: string) => void;
   /** Ends it before its time, as a failure. */
   signal?: AbortSignal;
 }
@@ -76,7 +79,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   }
 
   const exec: Exec = {
-    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, signal } = {}) {
+    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, onLine, signal } = {}) {
       return new Promise((resolve, reject) => {
         // A group of its own: what it started holds its output open, and so has to end with it.
         const stdio: SpawnOptions["stdio"] = [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"];
@@ -97,14 +100,16 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
           clearTimeout(timer);
           signal?.removeEventListener("abort", abort);
         };
-        child.stdout?.on("data", (chunk: Buffer) => {
-          size += chunk.length;
-          if (size <= maxBytes) out.push(chunk);
-          else {
-            out.length = 0;
-            give(`more than ${maxBytes} bytes of output`);
-          }
-        });
+        if (onLine) child.stdout?.setEncoding("utf8").on("data", lineSplitter(onLine));
+        else
+          child.stdout?.on("data", (chunk: Buffer) => {
+            size += chunk.length;
+            if (size <= maxBytes) out.push(chunk);
+            else {
+              out.length = 0;
+              give(`more than ${maxBytes} bytes of output`);
+            }
+          });
         child.stderr?.on("data", (chunk: Buffer) => {
           if (err.length < 64) err.push(chunk);
         });

@@ -1,6 +1,6 @@
 import type { RelayItem, StateItem } from "../shared/protocol/desired-state.ts";
 import type { Observation } from "../shared/protocol/frames.ts";
-import { type Flow, listFlows } from "./drivers/conntrack.ts";
+import { eachFlow, type Flow } from "./drivers/conntrack.ts";
 import { itemsOf } from "./drivers/driver.ts";
 import { RELAY_MARK } from "./drivers/relay-plan.ts";
 import type { ListenerCounts } from "./drivers/relay-socat.ts";
@@ -39,9 +39,10 @@ export class RelayTraffic implements ListenerCounts {
       counted.push({ ...one, item });
     };
     if (relays.some((item) => item.driver === "nft"))
-      for (const flow of await listFlows(this.#exec))
+      await eachFlow(this.#exec, (flow) => {
         if ((flow.mark & RELAY_MARK) !== 0)
           add(this.#itemOf.get(flow.port), 1, { key: keyOf(flow), bytes: flow.bytes ?? 0 });
+      });
     for (const { name, pid } of await this.#services.list(serviceOf("")))
       if (pid !== null) add(this.#itemOf.get(portOf(name)), childrenOf(pid).length, listener(pid));
     const totals = this.#book.look(

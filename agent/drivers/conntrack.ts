@@ -26,16 +26,19 @@ export function parseFlow(line: string): Flow | undefined {
   const [, source = "", address = "", sport, dport, between = "", from = "", rsport, rest = ""] = m;
   const counts = [...`${between} ${rest}`.matchAll(/bytes=(\d+)/g)].map((c) => Number(c[1]));
   return {
-    source,
+    source: own(source),
     sourcePort: Number(sport),
-    address,
+    address: own(address),
     port: Number(dport),
-    from,
+    from: own(from),
     fromPort: Number(rsport),
     mark: Number(/mark=(\d+)/.exec(rest)?.[1] ?? 0),
     bytes: counts.length > 0 ? counts.reduce((a, b) => a + b, 0) : undefined,
   };
 }
+
+/** A part of a line holds on to all that was read with it; a copy does not. */
+const own = (text: string) => Buffer.from(text, "latin1").toString("latin1");
 
 function parseFlows(text: string): Flow[] {
   return text.split("\n").flatMap((line) => parseFlow(line) ?? []);
@@ -44,6 +47,8 @@ function parseFlows(text: string): Flow[] {
 /** Below this many flows all are listed, and above this many ports too: each listing walks the kernel's whole table. */
 const FEW_FLOWS = 4096;
 const MANY_PORTS = 8;
+/** A full table on a small host that is under a flood. */
+const LIST_MS = 30_000;
 
 /** The UDP flows sent to some ports, and maybe others. */
 export async function listFlowsOf(exec: Exec, ports: ReadonlySet<number> | "all"): Promise<Flow[]> {
@@ -54,9 +59,28 @@ export async function listFlowsOf(exec: Exec, ports: ReadonlySet<number> | "all"
 
 /** All UDP flows, or those sent to one port. */
 export async function listFlows(exec: Exec, port?: number): Promise<Flow[]> {
+  const flows: Flow[] = [];
+  await eachFlow(exec, (flow) => flows.push(flow), port);
+  return flows;
+}
+
+/** The listing of all flows that was asked for last. */
+let listing: Promise<unknown> = Promise.resolve();
+
+/**
+ * Tells of all UDP flows, or of those sent to one port, one after the other as they are read: at a flood they are hundreds of
+ * thousands, and the agent's memory is bounded. For the same reason all are never listed twice at once; who asks waits.
+ */
+export async function eachFlow(exec: Exec, tell: (flow: Flow) => void, port?: number): Promise<void> {
   const filter = port === undefined ? [] : ["--orig-port-dst", String(port)];
-  const { stdout } = await exec.run(["conntrack", "-L", "-p", "udp", ...filter], { maxBytes: 256 * 1024 * 1024 });
-  return parseFlows(stdout);
+  const onLine = (line: string) => {
+    const flow = parseFlow(line);
+    if (flow !== undefined) tell(flow);
+  };
+  const list = () => exec.run(["conntrack", "-L", "-p", "udp", ...filter], { onLine, timeoutMs: LIST_MS });
+  const listed = port === undefined ? listing.then(list) : list();
+  if (port === undefined) listing = listed.catch(() => {});
+  await listed;
 }
 
 /** Forgets one flow; the next packet of it is looked up anew. A flow that is gone already is fine. Gives what it was. */
