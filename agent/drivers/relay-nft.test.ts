@@ -24,10 +24,11 @@ const flow = (port: number, from: string) =>
 
 const answer = (stdout: string, code = 0, stderr = "") => ({ code, stdout, stderr });
 const exec: Exec = {
-  async run(argv) {
+  async run(argv, { onLine } = {}) {
     if (argv[0] === "conntrack") {
       listed++;
-      return answer(flows.join("\n"));
+      flows.forEach((line) => void onLine?.(line));
+      return answer("");
     }
     if (argv.join(" ").startsWith("nft -s -j list table")) {
       if (map === null) return answer("", 1, "Error: No such file or directory");
