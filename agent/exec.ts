@@ -1,5 +1,5 @@
 import { type SpawnOptions, spawn } from "node:child_process";
-import { accessSync, constants, readFileSync } from "node:fs";
+import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
 import { lineSplitter } from "./tasks/lines.ts";
@@ -141,6 +141,7 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
         child.on("error", (error) => reject(new ExecError(argv, null, "", `could not start (${error.message})`)));
         child.on("spawn", () => {
           child.unref();
+          if (child.pid !== undefined) putAhead(child.pid);
           resolve(child.pid ?? 0);
         });
       });
@@ -159,6 +160,15 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
     },
   };
   return exec;
+}
+
+/** Where the kernel groups processes by session (sched(7), "The autogroup feature"), niceness counts within one: this is the group's own. */
+function putAhead(leader: number): void {
+  try {
+    writeFileSync(`/proc/${leader}/autogroup`, String(DATA_PATH_NICE));
+  } catch {
+    // There are no such groups here, or we may not.
+  }
 }
 
 function killGroup(pid: number): void {

@@ -1,4 +1,4 @@
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
@@ -155,6 +155,9 @@ test("a relay and the processes of its flows go ahead of whatever else the host 
   const pids = [pidOf(40_000), ...childrenOf(pidOf(40_000))];
   expect(pids.length).toBeGreaterThan(1);
   expect(pids.map((pid) => getPriority(pid))).toEqual(pids.map(() => DATA_PATH_NICE));
+  // Sessions that the kernel weighs as groups: niceness alone would count within the relay's own.
+  const groups = pids.map((pid) => `/proc/${pid}/autogroup`).filter((file) => existsSync(file));
+  for (const file of groups) expect(readFileSync(file, "utf8")).toMatch(/ nice -10$/m);
 });
 
 test("one port has so many flows at most, and the others wait without disturbing those there are", async () => {

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { DATA_PATH_NICE, type Exec } from "../exec.ts";
+import type { Exec } from "../exec.ts";
 import { argvOf } from "../proc.ts";
 import { DEFAULT_SOCAT, socatArgv } from "./relay-socat-plan.ts";
 import { relayTemplateUnit, SystemdServices } from "./services-systemd.ts";
@@ -56,7 +56,7 @@ test("a relay is an instance of the template, whose file says what it relays; it
     argv,
   );
   expect(relayTemplateUnit("/state")).toContain("EnvironmentFile=/state/services/relay-%i.env");
-  expect(relayTemplateUnit("/state")).toContain(`\nNice=${DATA_PATH_NICE}\n`);
+  expect(relayTemplateUnit("/state")).toContain("\nNice=-10\nCPUWeight=1000\n");
   const again = new SystemdServices(exec, dir);
   expect(await again.list("relay-")).toEqual([{ name: "relay-40000", pid: process.pid, argv: argvOf(process.pid) }]);
   await again.stop("relay-40000");

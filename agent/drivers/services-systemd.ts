@@ -8,6 +8,12 @@ import { type SeenService, type ServiceSpec, type Services, sameArgv } from "./s
 const START_MS = 10_000;
 
 /**
+ * What puts a unit of the data path ahead: its niceness where units share a control group, and their weight (100 is what others have)
+ * where each has its own, since there nobody's niceness counts outside it.
+ */
+export const DATA_PATH_UNIT = [`Nice=${DATA_PATH_NICE}`, "CPUWeight=1000"] as const;
+
+/**
  * The template of a socat relay, for the installer: `trunkline-relay@.service`. The instance is the port; what it
  * listens on and sends to is in a file the agent writes. SIGKILL, because a relay has nothing to finish and a closed
  * connection must stop at once; the whole control group, because each flow is a process of its own.
@@ -24,7 +30,7 @@ StartLimitIntervalSec=0
 [Service]
 EnvironmentFile=${join(stateDir, "services")}/relay-%i.env
 ExecStart=socat -T \${IDLE} \${LISTEN} \${TARGET}
-Nice=${DATA_PATH_NICE}
+${DATA_PATH_UNIT.join("\n")}
 Restart=always
 RestartSec=1
 KillMode=control-group
@@ -96,7 +102,7 @@ export class SystemdServices implements Services {
     if (relay) await this.#exec.run(["systemctl", "start", unit]);
     else {
       const properties = [
-        `Nice=${DATA_PATH_NICE}`,
+        ...DATA_PATH_UNIT,
         "Restart=always",
         "RestartSec=1",
         "KillSignal=SIGKILL",

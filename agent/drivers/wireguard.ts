@@ -1,10 +1,11 @@
 import { existsSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { StateItem, WireguardItem } from "../../shared/protocol/desired-state.ts";
-import { DATA_PATH_NICE, type Exec, ExecError } from "../exec.ts";
+import { type Exec, ExecError } from "../exec.ts";
 import type { TunnelCounts } from "../tunnel-counts.ts";
 import { type Driver, itemsOf, type Look, type Plan } from "./driver.ts";
 import { type Link, listLinks } from "./links.ts";
+import { DATA_PATH_UNIT } from "./services-systemd.ts";
 import { parseDump, type SeenWireguard } from "./wireguard-dump.ts";
 import { livePeers, planWireguard, type WireguardSeen, type WireguardStep } from "./wireguard-plan.ts";
 
@@ -126,7 +127,7 @@ export class WireguardDriver implements Driver<WireguardSeen, WireguardStep> {
     if (this.#systemd) {
       const unit = `trunkline-wireguard-${name}.service`;
       await exec.run(["systemctl", "reset-failed", unit], { okCodes: [0, 1, 5] });
-      const properties = ["Restart=no", `Nice=${DATA_PATH_NICE}`, "Description=Trunkline tunnel"];
+      const properties = ["Restart=no", ...DATA_PATH_UNIT, "Description=Trunkline tunnel"];
       const set = properties.map((property) => `--property=${property}`);
       await exec.run([
         "systemd-run",
