@@ -24,12 +24,12 @@ test.each([
   ["its signal", (signal: AbortSignal) => ({ signal }), "no longer wanted"],
   ["its time", () => ({ timeoutMs: 300 }), "no end after 300 ms"],
 ])(
-  "ended by %s, a command takes with it what it started and tells what it wrote until then",
+  "ended by %s, a command that starts others takes them with it and tells what it wrote until then",
   async (name, how, why) => {
     const seconds = name === "its time" ? "86397" : "86398";
     const stop = new AbortController();
     const script = `echo begun; sleep ${seconds} & sleep ${seconds}`;
-    const run = exec.run(["sh", "-c", script], how(stop.signal)).catch((error: unknown) => error);
+    const run = exec.run(["sh", "-c", script], { ...how(stop.signal), parent: true }).catch((error: unknown) => error);
     await expect.poll(() => running(seconds), { timeout: 10_000 }).toHaveLength(2);
     stop.abort();
     const error = (await run) as ExecError;

@@ -34,6 +34,11 @@ export interface RunOptions {
   onLine?: (line: string) => void;
   /** Ends it before its time, as a failure. */
   signal?: AbortSignal;
+  /**
+   * It starts others, which hold its output open: ended before its time, it takes them along. Only where it is so: a session
+   * of its own is a group of its own to the scheduler.
+   */
+  parent?: boolean;
 }
 
 export interface RunResult {
@@ -50,7 +55,7 @@ export const DATA_PATH_NICE = -10;
 
 /** The only way the agent starts programs: by argv, never through a shell. */
 export interface Exec {
-  /** Runs to the end; ended before it, so are all that it started. Throws {@link ExecError}. */
+  /** Runs to the end. Throws {@link ExecError}. */
   run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
   /**
    * Starts a program in a session of its own that outlives the agent, ahead of other work ({@link DATA_PATH_NICE}). Resolves
@@ -79,18 +84,21 @@ export function createExec({ prefix = [] }: { prefix?: readonly string[] } = {})
   }
 
   const exec: Exec = {
-    run(argv, { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, onLine, signal } = {}) {
+    run(
+      argv,
+      { stdin, timeoutMs = 15_000, okCodes = [0], maxBytes = 32 * 1024 * 1024, onLine, signal, parent = false } = {},
+    ) {
       return new Promise((resolve, reject) => {
-        // A group of its own: what it started holds its output open, and so has to end with it.
         const stdio: SpawnOptions["stdio"] = [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"];
-        const child = start(argv, { stdio, detached: true });
+        const child = start(argv, { stdio, detached: parent });
         const out: Buffer[] = [];
         const err: Buffer[] = [];
         let size = 0;
         let why: string | undefined;
         const give = (reason: string) => {
           why ??= reason;
-          if (child.pid !== undefined) killGroup(child.pid);
+          if (parent && child.pid !== undefined) killGroup(child.pid);
+          else child.kill("SIGKILL");
         };
         const timer = setTimeout(() => give(`no end after ${timeoutMs} ms`), timeoutMs);
         const abort = () => give("no longer wanted");

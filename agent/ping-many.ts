@@ -35,6 +35,7 @@ export async function pingMany(
     okCodes: [0, 123],
     timeoutMs: Math.ceil(targets.length / atOnce) * (count * INTERVAL_MS + LAST_MS + SLOW_MS),
     signal,
+    parent: true,
   });
   // However it ended, the pings that were made are what they are.
   const { stdout, stderr, why } = await run.then(
