@@ -1,5 +1,5 @@
 import { sql } from "drizzle-orm";
-import { canonicalJson, fromBase64 } from "../../shared/canonical.ts";
+import { canonicalJson, canonicalSha256, fromBase64 } from "../../shared/canonical.ts";
 import type { Id } from "../../shared/ids.ts";
 import { stateSignedBytes } from "../../shared/protocol/desired-state.ts";
 import { type HelloFrame, helloSignedBytes } from "../../shared/protocol/frames.ts";
@@ -29,6 +29,7 @@ const KNOWN = prepared((db) =>
       state: t.hosts.state,
       desiredRev: t.hosts.desiredRev,
       appliedRev: t.hosts.appliedRev,
+      appliedSha256: t.hosts.appliedSha256,
       appliedResults: t.hosts.appliedResults,
     })
     .from(t.hosts)
@@ -70,19 +71,21 @@ async function isProved(host: Known, { hello, nonce }: Hello): Promise<boolean> 
   const key = await crypto.subtle.importKey("raw", fromBase64(host.identity), "Ed25519", false, ["verify"]);
   const bytes = helloSignedBytes({ nonce, hostId: hello.hostId, epoch: hello.epoch });
   if (!(await crypto.subtle.verify("Ed25519", key, fromBase64(hello.signature), bytes))) return false;
-  return !(host.state === "retired" && hasCleared(host, hello));
+  return !(host.state === "retired" && (await hasCleared(host, hello)));
 }
 
 /**
  * A retired host is let in until it has been told that it should hold nothing and has verified that it does; then never again,
- * whatever it says of itself.
+ * whatever it says of itself. By the content too: after a restore from a backup a host may hold a higher revision, or one of the
+ * same number, with everything in it.
  */
-function hasCleared(host: Known, { applied, accepted }: HelloFrame): boolean {
-  const acknowledged = (host.appliedRev ?? -1) >= host.desiredRev;
+async function hasCleared(host: Known, { applied, accepted }: HelloFrame): Promise<boolean> {
+  const nothing = await canonicalSha256([]);
+  const acknowledged = (host.appliedRev ?? -1) >= host.desiredRev && host.appliedSha256 === nothing;
   if (acknowledged && failedItems(host.appliedResults ?? []).length === 0) return true;
   // What it took after that could not be applied whole.
   if (accepted != null && accepted.rev !== applied?.rev) return false;
-  return applied !== null && applied.rev >= host.desiredRev;
+  return applied !== null && applied.rev >= host.desiredRev && applied.sha256 === nothing;
 }
 
 export type Loaded = SignedState & { retired: boolean; withheld: string[] };

@@ -389,6 +389,25 @@ test("a retired host is told once to hold nothing; when it has verified that, it
   }
 });
 
+test("a retired host that holds a higher revision, of before a restore, is told to hold nothing too", async () => {
+  const agent = await enrolled("boarding");
+  await ok(admin("POST", "/pairs", { boardingHostId: agent.hostId, forwardHostId: forwards[0]?.hostId }));
+  const link = await agent.join(server.url);
+  const full = await link.next("state", (s) => (s.items?.length ?? 0) > 0);
+  await until(async () => expect((await rowOf(agent)).appliedRev).toBe(full.rev));
+  link.cut();
+  await ok(admin("POST", `/hosts/${agent.hostId}/retire`));
+  const { desiredRev } = await rowOf(agent);
+  agent.autoAck = false;
+  for (const rev of [desiredRev, desiredRev + 9]) {
+    agent.epoch++;
+    const again = agent.dial(server.url, { applied: { rev, sha256: full.sha256 } });
+    expect(await again.next("state")).toMatchObject({ items: [] });
+    again.cut();
+    await until(async () => expect((await rowOf(agent)).linkedAt).toBeNull());
+  }
+});
+
 test("a host that sends faster than its frames are written is sent away, and others are served", async () => {
   const agent = await enrolled("forward");
   const link = await agent.join(server.url);
