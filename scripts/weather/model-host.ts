@@ -104,8 +104,12 @@ export class ModelHost {
     this.setup.time.after(1000, () => this.start());
   }
 
+  /** When that was, virtual ms. */
+  readonly unplugged: number[] = [];
+
   /** The plug is pulled: nobody says goodbye, and the kernel holds nothing when it comes back. */
   reboot(): void {
+    this.unplugged.push(this.setup.time.mono());
     this.setup.wire.hostVanished();
     this.#agent?.die({ silently: true });
     this.#agent = undefined;

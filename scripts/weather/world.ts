@@ -271,8 +271,12 @@ export class World {
         this.faults.push(`${id} is believed to hold ${claim}, which it never verified`);
     }
     for (const host of [...this.hosts, ...this.clones]) this.faults.push(...host.faults.splice(0));
-    // Of a copied identity operators must be told; without a copy it is a false alarm.
-    const isTrueAlarm = (fault: string) => this.clones.length > 0 && fault.startsWith("identity cloned");
+    // Of a copied identity operators must be told; without a copy it is a false alarm. A host whose plug is pulled three times
+    // in a row, before anyone noticed the first, looks the same.
+    const flaps = this.hosts.some((host) =>
+      host.unplugged.some((at, i, all) => (all[i + 2] ?? Infinity) - at < 100_000),
+    );
+    const isTrueAlarm = (fault: string) => (this.clones.length > 0 || flaps) && fault.startsWith("identity cloned");
     this.faults.push(...this.plane.faults.splice(0).filter((fault) => !isTrueAlarm(fault)));
   }
 
